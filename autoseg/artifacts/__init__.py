@@ -1,0 +1,1 @@
+"""What lies on disk between stages: typed, frozen records and how they are read and written."""

@@ -1,0 +1,173 @@
+"""How every JSON record is read and written: typed, versioned, never half a file."""
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_args
+
+import msgspec
+
+from autoseg.errors import ArtifactError, nearest
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A typed, frozen part of an artifact."""
+
+
+class Artifact(Record, frozen=True, kw_only=True):
+    """A record that is a whole file.
+
+    Attributes
+    ----------
+    schema_version : int
+        Version of the file's layout; a file with a higher one than the class knows is refused.
+    """
+
+    newest_schema: ClassVar[int] = 1
+    schema_version: int = 1
+
+
+A = TypeVar("A", bound=Artifact)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success flush it and rename it, on failure remove it.
+
+    Raises
+    ------
+    ArtifactError
+        The folder can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise ArtifactError(
+            "a file can't be written", where=str(path), found=str(error), hint="check the folder and its permissions"
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        # mkstemp makes private files; a shared workspace needs the usual permissions.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's file mode mask; there is no getter, so it is set and set back."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def encode(artifact: Artifact) -> bytes:
+    """The artifact as indented JSON, checked by decoding it again.
+
+    Raises
+    ------
+    ArtifactError
+        The record breaks its own bounds: a mistake of the program, caught before it reaches the disk.
+    """
+    data = msgspec.json.format(msgspec.json.encode(artifact), indent=1) + b"\n"
+    if decode(data, type(artifact), where="record about to be written") != artifact:
+        raise ArtifactError("a record changes when it is written and read again", where=type(artifact).__name__)
+    return data
+
+
+def decode(data: bytes, kind: type[A], *, where: str) -> A:
+    """Decode `data` as `kind`, with every complaint turned into one clear error.
+
+    Raises
+    ------
+    ArtifactError
+        Not JSON, a newer schema, an unknown key (the nearest known one is named), or a value out of bounds.
+    """
+    try:
+        raw = msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise ArtifactError("a file is not valid JSON", where=where, found=str(error)) from error
+    version = raw.get("schema_version", 1) if isinstance(raw, dict) else 1
+    if isinstance(version, int) and version > kind.newest_schema:
+        raise ArtifactError(
+            "a file was made by a newer autoseg",
+            where=where,
+            found=f"schema_version {version}",
+            allowed=f"up to {kind.newest_schema}",
+            hint="upgrade autoseg, or make the workspace again with this version",
+        )
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise explain(error, kind, where) from error
+
+
+def explain(error: msgspec.ValidationError, kind: type[Record], where: str) -> ArtifactError:
+    """Turn msgspec's complaint into ours, naming the key and the nearest known one."""
+    text = str(error)
+    unknown = re.search(r"unknown field `([^`]+)`", text)
+    if unknown is None:
+        return ArtifactError("a file holds a value that is not allowed", where=where, found=text)
+    key = unknown.group(1)
+    path = re.search(r"at `\$\.?([^`]*)`", text)
+    full = ".".join(part for part in (path.group(1) if path else "", key) if part)
+    close = nearest(key, field_names(kind))
+    return ArtifactError(
+        f"unknown key {full!r}",
+        where=where,
+        hint=f"did you mean {close!r}?" if close else "remove it",
+    )
+
+
+def field_names(kind: Any) -> set[str]:  # noqa: ANN401 - any annotation may be asked
+    """Every key that may stand in a record of this type, at any depth."""
+    names: set[str] = set()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        for field in msgspec.structs.fields(kind):
+            names |= {field.encode_name} | field_names(field.type)
+    for part in get_args(kind):
+        names |= field_names(part)
+    return names
+
+
+def write(path: Path, artifact: Artifact) -> None:
+    """Write `artifact` to `path` whole or not at all."""
+    data = encode(artifact)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def read(path: Path, kind: type[A]) -> A:
+    """Read the artifact at `path`.
+
+    Raises
+    ------
+    ArtifactError
+        The file is missing, or not a valid record of this kind.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError("a file can't be read", where=str(path), found=str(error.strerror)) from error
+    return decode(data, kind, where=str(path))
+
+
+def digest(*parts: bytes | str | Record) -> str:
+    """SHA-256 over the parts in order, as 64 hexadecimal digits."""
+    sha = hashlib.sha256()
+    for part in parts:
+        data = (
+            part.encode() if isinstance(part, str) else part if isinstance(part, bytes) else msgspec.json.encode(part)
+        )
+        sha.update(len(data).to_bytes(8, "little"))
+        sha.update(data)
+    return sha.hexdigest()

@@ -1,0 +1,1 @@
+"""From a user's folders to cases: layouts, names, and the checks at the border."""

@@ -1,0 +1,1 @@
+"""Arrays with geometry, and the files they come from and go to."""

@@ -1,0 +1,37 @@
+"""An image and a label map: an array and the grid it lives on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.artifacts.geometry import Geometry
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """All channels of one case.
+
+    Attributes
+    ----------
+    array_czyx : ndarray of float32, shape (C, Z, Y, X)
+    geometry : Geometry
+        Of the grid; its shape is (Z, Y, X).
+    """
+
+    array_czyx: NDArray[np.float32]
+    geometry: Geometry
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMap:
+    """The segmentation of one case.
+
+    Attributes
+    ----------
+    array_zyx : ndarray of uint8, uint16 or int16, shape (Z, Y, X)
+    geometry : Geometry
+    """
+
+    array_zyx: NDArray[np.integer]
+    geometry: Geometry

@@ -1,0 +1,105 @@
+"""The only place that joins paths of a workspace."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class FoldFolder:
+    """What one trained fold leaves in its folder."""
+
+    root: Path
+
+    @property
+    def weights(self) -> Path:
+        """The final weights."""
+        return self.root / "weights.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Everything needed to go on training."""
+        return self.root / "checkpoint.pt"
+
+    @property
+    def manifest(self) -> Path:
+        """What was trained from what, and how."""
+        return self.root / "manifest.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object for each epoch."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def progress(self) -> Path:
+        """The curves as a picture."""
+        return self.root / "progress.png"
+
+    @property
+    def validation(self) -> Path:
+        """Folder of the predicted validation cases."""
+        return self.root / "validation"
+
+    @property
+    def evaluation(self) -> Path:
+        """Scores of the validation cases."""
+        return self.validation / "evaluation.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CaseFiles:
+    """The files of one preprocessed case."""
+
+    image: Path
+    label: Path
+    locations: Path
+    record: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """One folder with everything autoseg knows about one dataset."""
+
+    root: Path
+
+    @property
+    def dataset(self) -> Path:
+        """The cases as found."""
+        return self.root / "dataset.json"
+
+    @property
+    def fingerprint(self) -> Path:
+        """What the dataset measures."""
+        return self.root / "fingerprint.json"
+
+    @property
+    def plan(self) -> Path:
+        """Every choice made for it."""
+        return self.root / "plan.json"
+
+    @property
+    def splits(self) -> Path:
+        """Which cases train and which validate, fold by fold."""
+        return self.root / "splits.json"
+
+    def preprocessed(self, configuration: str) -> Path:
+        """Folder of the preprocessed cases."""
+        return self.root / "preprocessed" / configuration
+
+    def case(self, configuration: str, name: str) -> CaseFiles:
+        """The files of one preprocessed case."""
+        folder = self.preprocessed(configuration)
+        return CaseFiles(
+            image=folder / f"{name}.image.b2nd",
+            label=folder / f"{name}.label.b2nd",
+            locations=folder / f"{name}.locations.b2nd",
+            record=folder / f"{name}.json",
+        )
+
+    def models(self, configuration: str) -> Path:
+        """Folder of a configuration's folds."""
+        return self.root / "models" / configuration
+
+    def fold(self, configuration: str, fold: int) -> FoldFolder:
+        """Folder of one fold."""
+        return FoldFolder(self.models(configuration) / f"fold_{fold}")
