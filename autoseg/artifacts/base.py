@@ -45,7 +45,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        # The real ending comes last because image libraries choose the format by it (".nii.gz" is two suffixes).
+        ending = "".join(path.suffixes[-2:])
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".part{ending}", dir=path.parent)
     except OSError as error:
         raise ArtifactError(
             "a file can't be written", where=str(path), found=str(error), hint="check the folder and its permissions"

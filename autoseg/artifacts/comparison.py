@@ -1,0 +1,104 @@
+"""A paired comparison of two methods, as JSON."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from autoseg.artifacts.base import Artifact, Record
+from autoseg.artifacts.dataset import Name
+
+Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Unit = Literal["fraction", "ml", "mm", "pixels"]
+Better = Literal["higher", "lower"]
+
+
+class Interval(Record, frozen=True, kw_only=True):
+    """Both ends of an interval, in the metric's unit."""
+
+    low: float
+    high: float
+
+
+class PairedResult(Record, frozen=True, kw_only=True):
+    """One label (or the mean over labels) compared over the cases that both methods scored.
+
+    Attributes
+    ----------
+    n : int
+        Cases in which both scores are defined; every number here is over these.
+    n_undefined : int
+        Cases in both tables that are left out, since a score is undefined.
+    mean_a, mean_b : float or None
+        None when `n` is 0, in the metric's unit, like all that follows but the p-values.
+    mean_b_minus_a : float or None
+    sd_of_differences : float or None
+        None when `n` < 2.
+    interval_t, interval_bootstrap : Interval or None
+        95 % interval of the mean difference, by Student's t and by the bootstrap. None when `n` < 2; a point when
+        all differences are equal.
+    t : float or None
+        None when `n` < 2 or all differences are equal.
+    p_t, p_wilcoxon : float or None
+        Two-sided, of the paired t-test and of the signed-rank test; 1 when no case differs. None when `n` < 2,
+        and for the t-test when all cases differ by the same amount.
+    p_t_holm, p_wilcoxon_holm : float or None
+        The same, corrected for the number of labels; the mean over labels is one question and is not corrected.
+    detectable_difference : float or None
+        The smallest true mean difference that this many cases with this spread would show in four of five
+        studies (80 % power, two-sided 5 %).
+    verdict : str
+        The result in words.
+    """
+
+    n: Count
+    n_undefined: Count
+    mean_a: float | None = None
+    mean_b: float | None = None
+    mean_b_minus_a: float | None = None
+    sd_of_differences: float | None = None
+    interval_t: Interval | None = None
+    interval_bootstrap: Interval | None = None
+    t: float | None = None
+    p_t: Probability | None = None
+    p_wilcoxon: Probability | None = None
+    p_t_holm: Probability | None = None
+    p_wilcoxon_holm: Probability | None = None
+    detectable_difference: float | None = None
+    verdict: str = ""
+
+
+class Comparison(Artifact, frozen=True, kw_only=True):
+    """Two methods, paired case by case.
+
+    Attributes
+    ----------
+    a, b : str
+        Where the scores come from.
+    metric : str
+    unit : str
+        ``fraction``, ``ml``, ``mm`` or ``pixels``.
+    better : {'higher', 'lower'}
+        Which way the metric improves.
+    seed : int
+        Of the bootstrap.
+    foreground : PairedResult
+        Each case's mean over `labels`.
+    labels : dict of str to PairedResult
+    only_a, only_b : tuple of str
+        Cases that one side alone has; they take no part.
+    notes : tuple of str
+        What else a reader should know: how labels were matched, for one.
+    """
+
+    a: str
+    b: str
+    metric: Name
+    unit: Unit
+    better: Better
+    seed: int
+    foreground: PairedResult
+    labels: dict[Name, PairedResult]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    notes: tuple[str, ...]

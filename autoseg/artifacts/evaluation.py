@@ -1,0 +1,146 @@
+"""evaluation.json: how well predicted label maps agree with their references."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from autoseg.artifacts.base import Artifact, Record
+from autoseg.artifacts.dataset import Name
+
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+METRICS = (
+    "dice",
+    "iou",
+    "sensitivity",
+    "precision",
+    "volume_difference_ml",
+    "hd_mm",
+    "hd95_mm",
+    "assd_mm",
+    "nsd",
+)
+"""The metric keys, in the order in which they are shown."""
+
+
+class Metrics(Record, frozen=True, kw_only=True):
+    """One value for each metric; None where it is undefined.
+
+    Attributes
+    ----------
+    dice, iou, sensitivity, precision : float or None
+        Overlap, in [0, 1]. None when both masks are empty, 0 when one is.
+    volume_difference_ml : float or None
+        Predicted minus reference volume. None when both masks are empty, and for 2D images that have a
+        spacing: an area has no volume. Where `Evaluation.unit` is ``pixels``, a number of pixels.
+    hd_mm : float or None
+        Hausdorff distance: the largest distance from one surface to the other.
+    hd95_mm : float or None
+        The larger of the two directed 95th percentiles.
+    assd_mm : float or None
+        Mean distance, over the voxels of both surfaces pooled.
+    nsd : float or None
+        Surface Dice: the share of both surfaces' voxels that lie within the label's tolerance of the other
+        surface. None when both masks are empty, 0 when one is.
+
+    Notes
+    -----
+    The three distances are None as soon as one mask is empty. Where `Evaluation.unit` is ``pixels`` they count
+    pixels.
+    """
+
+    dice: Fraction | None
+    iou: Fraction | None
+    sensitivity: Fraction | None
+    precision: Fraction | None
+    volume_difference_ml: float | None
+    hd_mm: NonNegative | None
+    hd95_mm: NonNegative | None
+    assd_mm: NonNegative | None
+    nsd: Fraction | None
+
+
+class LabelScores(Metrics, frozen=True, kw_only=True):
+    """The metrics of one label in one case.
+
+    Attributes
+    ----------
+    n_reference_voxels, n_predicted_voxels : int
+        Size of the two masks.
+    """
+
+    n_reference_voxels: Count
+    n_predicted_voxels: Count
+
+
+class LabelSummary(Metrics, frozen=True, kw_only=True):
+    """Means of one label over the cases where the metric is defined, and how often it is not.
+
+    Attributes
+    ----------
+    n_cases : int
+        All scored cases.
+    n_both_empty : int
+        Label rightly absent: every metric is undefined, and the case is in no mean.
+    n_false_alarms : int
+        Label predicted where the reference has none: overlap 0, distances undefined.
+    n_missed : int
+        Label not predicted where the reference has it: overlap 0, distances undefined.
+    n_distances_undefined : int
+        Cases in which exactly one mask is empty: `n_false_alarms` + `n_missed`.
+    dice_where_present : float or None
+        Mean Dice over the cases whose reference has the label; None when there is none.
+    specificity_where_absent : float or None
+        Share of the cases without the label in which nothing was predicted; None when there is none.
+    """
+
+    n_cases: Count
+    n_both_empty: Count
+    n_false_alarms: Count
+    n_missed: Count
+    n_distances_undefined: Count
+    dice_where_present: Fraction | None
+    specificity_where_absent: Fraction | None
+
+
+class Summary(Record, frozen=True, kw_only=True):
+    """Means over the cases.
+
+    Attributes
+    ----------
+    mean : Metrics
+        Mean over cases of each case's mean over its foreground labels; undefined values are left out of
+        both means.
+    labels : dict of str to LabelSummary
+    """
+
+    mean: Metrics
+    labels: dict[Name, LabelSummary]
+
+
+class Evaluation(Artifact, frozen=True, kw_only=True):
+    """Scores of a set of predictions.
+
+    Attributes
+    ----------
+    unit : {'mm', 'pixels'}
+        What distances count in; ``pixels`` for pictures whose files state no spacing.
+    labels : dict of str to int
+        Name to value of the scored labels, without the background, in order of their values.
+    tolerance_mm : dict of str to float
+        Tolerance of `nsd`, label by label, inclusive; in pixels where `unit` is ``pixels``.
+    summary : Summary
+    cases : dict of str to dict of str to LabelScores
+        Case name to label name to scores; sorted by case name.
+    hashes : dict of str to str
+        SHA-256 of what was scored: ``predicted`` and ``reference``, each over all file contents.
+    """
+
+    unit: Literal["mm", "pixels"]
+    labels: dict[Name, Annotated[int, msgspec.Meta(ge=1, le=65535)]]
+    tolerance_mm: dict[Name, NonNegative]
+    summary: Summary
+    cases: dict[Name, dict[Name, LabelScores]]
+    hashes: dict[str, str]

@@ -1,0 +1,63 @@
+"""fingerprint.json: what the training cases measure."""
+
+from typing import Annotated
+
+import msgspec
+
+from autoseg.artifacts.base import Artifact, Record
+from autoseg.artifacts.geometry import Count, Geometry
+
+
+class IntensityStatistics(Record, frozen=True, kw_only=True):
+    """Foreground intensities of one channel over the whole dataset, each case weighing the same."""
+
+    mean: float
+    median: float
+    std: Annotated[float, msgspec.Meta(ge=0)]
+    min: float
+    max: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+class CaseMeasure(Record, frozen=True, kw_only=True):
+    """Grid of one case, before and after cropping to the box of non-zero voxels.
+
+    Attributes
+    ----------
+    geometry : Geometry
+        As read.
+    shape_after_crop : tuple of int, length 3
+        (Z, Y, X).
+    """
+
+    name: str
+    geometry: Geometry
+    shape_after_crop: tuple[Count, Count, Count]
+
+    @property
+    def relative_size_after_crop(self) -> float:
+        """Share of the voxels that the crop keeps."""
+        before = self.geometry.shape[0] * self.geometry.shape[1] * self.geometry.shape[2]
+        after = self.shape_after_crop[0] * self.shape_after_crop[1] * self.shape_after_crop[2]
+        return after / before
+
+
+class Fingerprint(Artifact, frozen=True, kw_only=True):
+    """Everything the planner needs to know about the images.
+
+    Attributes
+    ----------
+    inputs_sha256 : str
+        Of dataset.json's content and of each file's path, size and time of change.
+    cases : tuple of CaseMeasure
+        In the dataset's order.
+    median_relative_size_after_cropping : float
+    intensities : tuple of IntensityStatistics
+        One for each channel.
+    """
+
+    inputs_sha256: str
+    cases: Annotated[tuple[CaseMeasure, ...], msgspec.Meta(min_length=1)]
+    median_relative_size_after_cropping: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    intensities: Annotated[tuple[IntensityStatistics, ...], msgspec.Meta(min_length=1)]

@@ -1,0 +1,67 @@
+"""manifest.json: what a fold was trained from, how, and how far."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from autoseg.artifacts.base import Artifact
+from autoseg.artifacts.dataset import Naming
+from autoseg.artifacts.plan import Configuration, NonNegative, Plan
+from autoseg.artifacts.splits import Fold
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class TrainedModel(Artifact, frozen=True, kw_only=True):
+    """One fold's model; with weights.safetensors beside it, everything needed to predict.
+
+    Attributes
+    ----------
+    inputs_sha256 : str
+        Of the plan as used, the fold's cases and the dataset's fingerprint.
+    plan : Plan
+        As used, with every `--set` applied.
+    settings : tuple of str
+        The `--set` options given.
+    configuration_name : str
+    fold : int
+    cases : Fold
+        What it trained on and what it is validated on.
+    naming : Naming
+        How the dataset's files make a case, for grouping new inputs.
+    precision : str
+        Arithmetic of the network's layers; weights are always float32.
+    precision_seconds : dict of str to float
+        What was measured to choose it, seconds a step.
+    iterations, epochs : int
+        Done so far.
+    training_seconds : float
+        Spent in training, all runs together.
+    final_learning_rate : float
+        Rate at the end of the last iteration done; 0 when the schedule was finished.
+    finished : bool
+    """
+
+    inputs_sha256: str
+    plan: Plan
+    settings: tuple[str, ...]
+    configuration_name: str
+    fold: Annotated[int, msgspec.Meta(ge=0)]
+    cases: Fold
+    naming: Naming
+    precision: Precision
+    precision_seconds: dict[str, float]
+    num_parameters: int
+    device: str
+    autoseg_version: str
+    torch_version: str
+    iterations: int = 0
+    epochs: int = 0
+    training_seconds: NonNegative = 0.0
+    final_learning_rate: NonNegative | None = None
+    finished: bool = False
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration it was trained in."""
+        return self.plan.configurations[self.configuration_name]

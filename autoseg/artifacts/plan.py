@@ -1,0 +1,264 @@
+"""plan.json: every choice the later stages follow. nnU-Net's words where the thing is the same."""
+
+from math import prod
+from typing import Annotated, Literal
+
+import msgspec
+
+from autoseg.artifacts.base import Artifact, Record
+from autoseg.artifacts.dataset import Name
+from autoseg.artifacts.fingerprint import IntensityStatistics
+from autoseg.artifacts.geometry import Count, Positive
+
+Axis = Annotated[int, msgspec.Meta(ge=0, le=2)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Order = Annotated[int, msgspec.Meta(ge=0, le=3)]
+Range = tuple[NonNegative, NonNegative]
+NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
+
+
+class Resampling(Record, frozen=True, kw_only=True):
+    """Spline orders, in the plane and across it where the slice axis is treated apart.
+
+    Attributes
+    ----------
+    force_separate_z : bool or None
+        None: decided case by case from the spacings.
+    """
+
+    data_order: Order = 3
+    data_order_z: Order = 0
+    label_order: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
+    label_order_z: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
+    probabilities_order: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
+    probabilities_order_z: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
+    force_separate_z: bool | None = None
+
+
+class Configuration(Record, frozen=True, kw_only=True):
+    """One network and the grid it works on.
+
+    Attributes
+    ----------
+    spacing : tuple of float, length 3 (2 for 2d)
+        Target spacing in mm along the transposed axes; in 2d of the plane, slices stay as they are.
+    median_image_size_in_voxels : tuple of float
+        Median over the cases after resampling; halves can occur.
+    patch_size, batch_size
+        Patch edges divide by the product of the strides of their axis.
+    strides, kernel_sizes : tuple of tuple of int
+        One entry a stage; the first stride is all ones.
+    features_per_stage, n_conv_per_stage : tuple of int, length n_stages
+    n_conv_per_stage_decoder : tuple of int, length n_stages - 1
+    batch_dice : bool
+        Dice of the loss over the batch as one volume, rather than sample by sample.
+    normalization_schemes, use_mask_for_norm : tuple
+        One entry a channel.
+    mirror_axes : tuple of int
+        Axes of the patch along which training and prediction may mirror.
+    memory_proxy : float
+        The planner's estimate, in voxels x features, that was held against the memory target.
+    """
+
+    spacing: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=2, max_length=3)]
+    median_image_size_in_voxels: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=2, max_length=3)]
+    patch_size: Annotated[tuple[Count, ...], msgspec.Meta(min_length=2, max_length=3)]
+    batch_size: Count
+    strides: Annotated[tuple[tuple[Count, ...], ...], msgspec.Meta(min_length=1)]
+    kernel_sizes: Annotated[tuple[tuple[Count, ...], ...], msgspec.Meta(min_length=1)]
+    features_per_stage: tuple[Count, ...]
+    n_stages: Count
+    n_conv_per_stage: tuple[Count, ...]
+    n_conv_per_stage_decoder: tuple[Count, ...]
+    batch_dice: bool
+    normalization_schemes: tuple[NormalizationScheme, ...]
+    use_mask_for_norm: tuple[bool, ...]
+    mirror_axes: tuple[Axis, ...]
+    resampling: Resampling
+    memory_proxy: NonNegative
+
+    def __post_init__(self) -> None:
+        """Hold the fields against each other.
+
+        Raises
+        ------
+        ValueError
+            Lengths disagree, or the patch can't be halved as often as the strides ask.
+        """
+        d = len(self.patch_size)
+        per_axis = {"spacing": self.spacing, "median_image_size_in_voxels": self.median_image_size_in_voxels}
+        for name, value in per_axis.items():
+            if len(value) != d:
+                message = f"{name} has {len(value)} entries, patch_size has {d}"
+                raise ValueError(message)
+        for name, stages, length in (
+            ("strides", self.strides, self.n_stages),
+            ("kernel_sizes", self.kernel_sizes, self.n_stages),
+            ("features_per_stage", self.features_per_stage, self.n_stages),
+            ("n_conv_per_stage", self.n_conv_per_stage, self.n_stages),
+            ("n_conv_per_stage_decoder", self.n_conv_per_stage_decoder, self.n_stages - 1),
+        ):
+            if len(stages) != length:
+                message = f"{name} has {len(stages)} entries, n_stages = {self.n_stages} asks for {length}"
+                raise ValueError(message)
+        if any(len(entry) != d for entry in (*self.strides, *self.kernel_sizes)):
+            message = f"strides and kernel_sizes need {d} numbers for each stage"
+            raise ValueError(message)
+        if any(kernel % 2 == 0 for entry in self.kernel_sizes for kernel in entry):
+            message = "kernel_sizes must be odd"
+            raise ValueError(message)
+        for axis, (edge, divisor) in enumerate(zip(self.patch_size, self.divisors, strict=True)):
+            if edge % divisor:
+                message = f"patch_size[{axis}] = {edge} does not divide by the product of its strides, {divisor}"
+                raise ValueError(message)
+        if any(axis >= d for axis in self.mirror_axes):
+            message = f"mirror_axes {self.mirror_axes} are not axes of a {d}-dimensional patch"
+            raise ValueError(message)
+
+    @property
+    def divisors(self) -> tuple[int, ...]:
+        """By how much the whole encoder shrinks each axis."""
+        return tuple(prod(stage[axis] for stage in self.strides) for axis in range(len(self.patch_size)))
+
+
+class Augmentation(Record, frozen=True, kw_only=True):
+    """Probabilities and ranges of the random changes made to training patches.
+
+    Probabilities are per sample; those named `..._per_channel` are then drawn for each channel.
+    """
+
+    rotation_probability: Share = 0.2
+    rotation_degrees: NonNegative = 30.0
+    rotation_degrees_in_plane: NonNegative = 180.0
+    scaling_probability: Share = 0.2
+    scaling: Range = (0.7, 1.4)
+    noise_probability: Share = 0.1
+    noise_sigma: Range = (0.0, 0.1)
+    blur_probability: Share = 0.2
+    blur_probability_per_channel: Share = 0.5
+    blur_sigma_voxels: Range = (0.5, 1.0)
+    brightness_probability: Share = 0.15
+    brightness: Range = (0.75, 1.25)
+    contrast_probability: Share = 0.15
+    contrast: Range = (0.75, 1.25)
+    low_resolution_probability: Share = 0.25
+    low_resolution_probability_per_channel: Share = 0.5
+    low_resolution: Range = (0.5, 1.0)
+    gamma_inverted_probability: Share = 0.1
+    gamma_probability: Share = 0.3
+    gamma: Range = (0.7, 1.5)
+    mirror_probability: Share = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse ranges written the wrong way round.
+
+        Raises
+        ------
+        ValueError
+            A lower end is above its upper end, or a factor's lower end is zero.
+        """
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, tuple) and value[0] > value[1]:
+                message = f"{name}: the lower end {value[0]} is above the upper end {value[1]}"
+                raise ValueError(message)
+        for name in ("scaling", "low_resolution", "gamma"):
+            if getattr(self, name)[0] == 0:
+                message = f"{name}: must be above 0"
+                raise ValueError(message)
+
+
+class Training(Record, frozen=True, kw_only=True):
+    """The training recipe.
+
+    Attributes
+    ----------
+    epochs, iterations_per_epoch, validation_iterations : int
+        Length of a run where no `max_hours` is set.
+    max_hours : float or None
+        Time for the training itself on this machine; the schedule is fitted to it.
+    foreground_share : float
+        Share of each batch whose patch is centred on foreground.
+    memory_share : float
+        Training cases are held in memory when they fit this share of what is free; else read patch by patch.
+    checkpoint_minutes : float
+        At most this much work is lost when the run is killed.
+    """
+
+    num_folds: Annotated[int, msgspec.Meta(ge=2)] = 5
+    split_seed: Annotated[int, msgspec.Meta(ge=0)] = 12345
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    epochs: Count = 1000
+    iterations_per_epoch: Count = 250
+    validation_iterations: Annotated[int, msgspec.Meta(ge=0)] = 50
+    max_hours: Positive | None = None
+    initial_learning_rate: Positive = 0.01
+    poly_exponent: NonNegative = 0.9
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
+    weight_decay: NonNegative = 3e-5
+    gradient_clip: Positive = 12.0
+    foreground_share: Share = 0.33
+    memory_share: Share = 0.5
+    checkpoint_minutes: NonNegative = 2.0
+    augmentation: Augmentation = Augmentation()
+
+
+class Plan(Artifact, frozen=True, kw_only=True):
+    """The whole plan.
+
+    Attributes
+    ----------
+    inputs_sha256 : str
+        Of the fingerprint, the dataset and the planner's options.
+    gpu_memory_gb : float
+        Memory target, in nnU-Net's unit.
+    transpose_forward, transpose_backward : tuple of int, length 3
+        Axis order of the network's world and back.
+    original_median_spacing, original_median_shape : tuple of float, length 3
+        Of the raw fingerprint, after transposition; for information.
+    intensities : tuple of IntensityStatistics
+        For CT normalization, one a channel.
+    """
+
+    inputs_sha256: str
+    preset: Literal["plain"] = "plain"
+    gpu_memory_gb: Positive
+    channel_names: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+    labels: dict[Name, Annotated[int, msgspec.Meta(ge=0)]]
+    transpose_forward: tuple[Axis, Axis, Axis]
+    transpose_backward: tuple[Axis, Axis, Axis]
+    original_median_spacing: tuple[Positive, Positive, Positive]
+    original_median_shape: tuple[Positive, Positive, Positive]
+    intensities: tuple[IntensityStatistics, ...]
+    configurations: Annotated[dict[Name, Configuration], msgspec.Meta(min_length=1)]
+    training: Training = Training()
+
+    def __post_init__(self) -> None:
+        """Hold the channels, the axes and the configurations against each other.
+
+        Raises
+        ------
+        ValueError
+            A channel lacks its intensities or normalization, or the two transpositions are not inverse.
+        """
+        channels = len(self.channel_names)
+        if len(self.intensities) != channels:
+            message = f"intensities has {len(self.intensities)} entries, there are {channels} channels"
+            raise ValueError(message)
+        for name, configuration in self.configurations.items():
+            for field in ("normalization_schemes", "use_mask_for_norm"):
+                if len(getattr(configuration, field)) != channels:
+                    message = f"configurations.{name}.{field} needs an entry for each of the {channels} channels"
+                    raise ValueError(message)
+        if any(self.transpose_backward[axis] != position for position, axis in enumerate(self.transpose_forward)):
+            message = "transpose_backward does not undo transpose_forward"
+            raise ValueError(message)
+        if self.labels.get("background") != 0:
+            message = "labels needs background: 0"
+            raise ValueError(message)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the network, background included."""
+        return len(self.labels)

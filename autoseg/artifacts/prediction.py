@@ -1,0 +1,28 @@
+"""prediction.json: from which models and options the label maps beside it come."""
+
+from autoseg.artifacts.base import Artifact
+
+
+class PredictionSet(Artifact, frozen=True, kw_only=True):
+    """A folder of predicted label maps.
+
+    Attributes
+    ----------
+    inputs_sha256 : str
+        Of the models' weights and the options; a second start predicts only what is missing while it is the same.
+    models : tuple of str
+        Folders of the folds whose logits were averaged.
+    mirror_axes : tuple of int
+        Axes of the patch along which predictions were mirrored and averaged.
+    step : float
+        Distance of neighbouring windows, in patch edges.
+    files : dict of str to str
+        File of each case, relative to the folder.
+    """
+
+    inputs_sha256: str
+    models: tuple[str, ...]
+    configuration_name: str
+    mirror_axes: tuple[int, ...]
+    step: float
+    files: dict[str, str]

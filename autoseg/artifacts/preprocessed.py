@@ -1,0 +1,44 @@
+"""Where a preprocessed volume came from, so that a prediction finds the way back."""
+
+from autoseg.artifacts.base import Artifact, Record
+from autoseg.artifacts.geometry import Count, Geometry
+
+
+class Placement(Record, frozen=True, kw_only=True):
+    """How the network's grid lies in the file's.
+
+    Attributes
+    ----------
+    geometry : Geometry
+        Of the file.
+    crop_start, crop_stop : tuple of int, length 3
+        Half-open box kept by the crop, in voxels of the file along (Z, Y, X).
+    shape : tuple of int, length 3
+        Of the network's grid: cropped, transposed, resampled.
+    """
+
+    geometry: Geometry
+    crop_start: tuple[int, int, int]
+    crop_stop: tuple[int, int, int]
+    shape: tuple[Count, Count, Count]
+
+
+class PreprocessedCase(Artifact, frozen=True, kw_only=True):
+    """The record beside a preprocessed case's arrays; written last, so that its presence means they are whole.
+
+    Attributes
+    ----------
+    name : str
+    inputs_sha256 : str
+        Of the files and of every part of the plan that shapes the arrays.
+    placement : Placement
+    num_channels : int
+    foreground_voxels : dict of str to int
+        How many voxels each foreground label has on the network's grid, by label name.
+    """
+
+    name: str
+    inputs_sha256: str
+    placement: Placement
+    num_channels: Count
+    foreground_voxels: dict[str, int]

@@ -1,0 +1,397 @@
+"""The command line: one subcommand a stage, parsing only. Stages are imported when they run."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from autoseg import __version__, log
+from autoseg.errors import AutosegError
+
+if TYPE_CHECKING:
+    from autoseg.layout import Workspace
+
+F = TypeVar("F", bound=Callable[..., Any])
+FOLDER = click.Path(file_okay=False, path_type=Path)
+ANY_PATH = click.Path(path_type=Path)
+EXISTING = click.Path(exists=True, path_type=Path)
+
+
+class _Program(click.Group):
+    """Turns errors into one message and an exit code: 0 done, 1 explained, 2 wrong usage, 130 interrupted."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click has it
+        try:
+            return super().invoke(ctx)
+        except AutosegError as error:
+            if ctx.params.get("debug") or "--debug" in sys.argv:
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+def _common(command: F) -> F:
+    return click.option("--debug", is_flag=True, help="Show tracebacks, and messages with time and place.")(command)
+
+
+def _workspace(command: F) -> F:
+    return click.option(
+        "-w", "--workspace", type=FOLDER, default=Path(), show_default="here", help="Folder that autoseg works in."
+    )(command)
+
+
+def _jobs(command: F) -> F:
+    return click.option(
+        "--jobs", type=click.IntRange(min=1), default=None, show_default="CPUs at hand", help="Cases at a time."
+    )(command)
+
+
+def _configuration(command: F) -> F:
+    return click.option(
+        "--configuration", metavar="NAME", default=None, show_default="3d_fullres, else 2d", help="Which network."
+    )(command)
+
+
+def _device(command: F) -> F:
+    return click.option(
+        "--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+    )(command)
+
+
+def _settings(command: F) -> F:
+    return click.option(
+        "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Replace one value of plan.json; repeatable."
+    )(command)
+
+
+def _open(workspace: Path) -> "Workspace":
+    from autoseg.layout import Workspace
+
+    return Workspace(workspace)
+
+
+def _count(jobs: int | None) -> int:
+    from autoseg.executor import available_cpus
+
+    return jobs or available_cpus()
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _folds(values: tuple[str, ...]) -> list[int] | None:
+    """Numbers, or None for all."""
+    if "all" in values:
+        return None
+    try:
+        return [int(value) for value in values]
+    except ValueError as error:
+        message = f"{' '.join(values)!r}: folds are numbers, or all"
+        raise click.UsageError(message) from error
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="autoseg")
+def main() -> None:
+    r"""From a folder of labelled scans to a validated segmentation model.
+
+    \b
+      autoseg plan RAW -w W          measure the dataset and plan
+      autoseg train all -w W         train, predict and score every fold
+      autoseg predict IN OUT -w W    segment new volumes
+      autoseg compare A B            paired statistics of two results
+    """
+
+
+@main.command()
+@click.argument("raw", type=FOLDER, required=False)
+@click.option("--images", type=FOLDER, help="Folder of images, where RAW has no dataset.json.")
+@click.option("--labels", type=FOLDER, help="Folder of labels.")
+@click.option("--channels", metavar="NAMES", help="Channel names, e.g. CT,PET; CT is normalized as CT.")
+@click.option("--label-names", metavar="NAMES", help="Label names in order of their values, e.g. liver,tumour.")
+@click.option(
+    "--gpu-memory",
+    "gpu_memory_gb",
+    type=click.FloatRange(min=0.1),
+    default=8.0,
+    show_default=True,
+    metavar="GB",
+    help="Memory target of the planner.",
+)
+@_workspace
+@_jobs
+@_common
+def plan(
+    raw: Path | None,
+    images: Path | None,
+    labels: Path | None,
+    channels: str | None,
+    label_names: str | None,
+    gpu_memory_gb: float,
+    workspace: Path,
+    jobs: int | None,
+    debug: bool,
+) -> None:
+    """Measure the dataset RAW and plan every configuration.
+
+    Reads RAW (nnU-Net or Medical Decathlon layout, or --images and --labels). Writes dataset.json,
+    fingerprint.json and plan.json into the workspace.
+    """
+    log.set_up(debug=debug)
+    from autoseg import pipeline
+    from autoseg.datasets.layouts import find_dataset
+
+    if raw is None and (images is None or labels is None):
+        message = "give the dataset's folder RAW, or both --images and --labels"
+        raise click.UsageError(message)
+    dataset = find_dataset(
+        raw, images=images, labels=labels, channels=_names(channels), label_names=_names(label_names)
+    )
+    space = _open(workspace)
+    made = pipeline.plan(dataset, space, jobs=_count(jobs), gpu_memory_gb=gpu_memory_gb)
+    for line in pipeline.describe(made):
+        click.echo(line)
+    click.echo(f"{len(dataset.cases)} cases -> {space.plan}")
+
+
+@main.command()
+@_configuration
+@_settings
+@_workspace
+@_jobs
+@_common
+def preprocess(
+    configuration: str | None, settings: tuple[str, ...], workspace: Path, jobs: int | None, debug: bool
+) -> None:
+    """Crop, normalize and resample every case.
+
+    Reads the workspace's plan.json and the raw files. Writes preprocessed/CONFIGURATION/; only what is missing
+    or stale. `train` does this by itself where needed.
+    """
+    log.set_up(debug=debug)
+    from autoseg import pipeline
+
+    space = _open(workspace)
+    dataset, made = pipeline.open_workspace(space, settings)
+    name = pipeline.choose_configuration(made, configuration)
+    records = pipeline.preprocess(space, dataset, made, name, jobs=_count(jobs))
+    click.echo(f"{len(records)} cases -> {space.preprocessed(name)}")
+
+
+@main.command()
+@click.argument("folds", nargs=-1, required=True, metavar="FOLD...")
+@click.option("--max-hours", type=click.FloatRange(min=0, min_open=True), help="Fit the training to this time.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of weights, batches and augmentation.")
+@click.option("--restart", is_flag=True, help="Throw an earlier training of these folds away.")
+@_configuration
+@_settings
+@_workspace
+@_device
+@_jobs
+@_common
+def train(
+    folds: tuple[str, ...],
+    max_hours: float | None,
+    seed: int | None,
+    restart: bool,
+    configuration: str | None,
+    settings: tuple[str, ...],
+    workspace: Path,
+    device: str,
+    jobs: int | None,
+    debug: bool,
+) -> None:
+    """Train folds (0 1 2 3 4 or all), predict and score their validation cases.
+
+    Reads plan.json and preprocessed/ (made where missing). Writes models/CONFIGURATION/fold_FOLD/. The same
+    command goes on where an earlier one stopped.
+    """
+    log.set_up(debug=debug)
+    from autoseg import pipeline
+
+    extra = []
+    if max_hours is not None:
+        extra.append(f"training.max_hours={max_hours}")
+    if seed is not None:
+        extra.append(f"training.seed={seed}")
+    space = _open(workspace)
+    results = pipeline.train(
+        space,
+        _folds(folds),
+        settings=(*settings, *extra),
+        configuration_name=configuration,
+        device_name=device,
+        jobs=_count(jobs),
+        restart=restart,
+    )
+    for fold, evaluation in results.items():
+        click.echo(f"fold {fold}: {pipeline.summary_line(evaluation)}")
+    click.echo(f"-> {space.root / 'models'}")
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, type=EXISTING, metavar="INPUT...")
+@click.argument("output", type=ANY_PATH)
+@click.option("--folds", default=None, metavar="0,1,...", show_default="all trained", help="Folds to average.")
+@click.option(
+    "--no-mirroring", is_flag=True, help="One pass instead of one for each mirroring: faster, a little worse."
+)
+@click.option(
+    "--step",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Distance of neighbouring windows, in patch edges.",
+)
+@click.option("--save-probabilities", is_flag=True, help="Also write CASE.npz with the key `probabilities`.")
+@_configuration
+@_workspace
+@_device
+@_common
+def predict(
+    inputs: tuple[Path, ...],
+    output: Path,
+    folds: str | None,
+    no_mirroring: bool,
+    step: float,
+    save_probabilities: bool,
+    configuration: str | None,
+    workspace: Path,
+    device: str,
+    debug: bool,
+) -> None:
+    """Segment new volumes: INPUT files or folders, into the folder OUTPUT.
+
+    Reads the workspace's plan.json and trained folds. Writes one label map a case, on the case's own grid and in
+    its kind of file, and prediction.json.
+    """
+    log.set_up(debug=debug)
+    from autoseg import pipeline
+    from autoseg.predict.stage import Options
+
+    chosen = _folds(tuple(folds.split(","))) if folds else None
+    files = pipeline.predict(
+        _open(workspace),
+        inputs,
+        output,
+        configuration_name=configuration,
+        folds=chosen,
+        device_name=device,
+        options=Options(mirroring=not no_mirroring, step=step, save_probabilities=save_probabilities),
+    )
+    click.echo(f"{len(files)} cases -> {output}")
+
+
+@main.command()
+@click.argument("predicted", type=EXISTING)
+@click.argument("reference", type=EXISTING)
+@click.option("--json", "out", type=ANY_PATH, default=None, help="Where to write; default PREDICTED/evaluation.json.")
+@click.option("--dataset", type=EXISTING, default=None, help="A dataset.json that names the labels.")
+@click.option(
+    "--tolerance",
+    "tolerance_mm",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="MM",
+    help="Of the surface Dice.",
+)
+@_jobs
+@_common
+def evaluate(
+    predicted: Path,
+    reference: Path,
+    out: Path | None,
+    dataset: Path | None,
+    tolerance_mm: float,
+    jobs: int | None,
+    debug: bool,
+) -> None:
+    """Score PREDICTED label maps against REFERENCE ones: two folders or two files.
+
+    Writes evaluation.json and prints the mean scores.
+    """
+    log.set_up(debug=debug)
+    from autoseg import pipeline
+    from autoseg.evaluate.labels import read_labels
+    from autoseg.evaluate.pairing import pair_files
+
+    pairs = pair_files(predicted, reference)
+    target = out or (predicted if predicted.is_dir() else predicted.parent) / "evaluation.json"
+    names = read_labels(dataset) if dataset else None
+    evaluation = pipeline.evaluate(
+        pairs.predicted, pairs.reference, names, target, tolerance_mm=tolerance_mm, jobs=_count(jobs)
+    )
+    for line in pipeline.score_table(evaluation):
+        click.echo(line)
+    click.echo(f"{len(evaluation.cases)} cases -> {target}")
+
+
+@main.command()
+@click.argument("a", type=EXISTING)
+@click.argument("b", type=EXISTING)
+@click.option("--metric", default="dice", show_default=True, help="Which score to compare.")
+@click.option("--task-a", "--task", "task_a", help="Task of A, where A is a table of several.")
+@click.option("--task-b", help="Task of B; default: that of A.")
+@click.option("--arch-a", help="Network of A, where A is a table of several.")
+@click.option("--arch-b", help="Network of B.")
+@click.option("--json", "out", type=ANY_PATH, default=None, help="Also write the result here.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
+@_common
+def compare(
+    a: Path,
+    b: Path,
+    metric: str,
+    task_a: str | None,
+    task_b: str | None,
+    arch_a: str | None,
+    arch_b: str | None,
+    out: Path | None,
+    seed: int,
+    debug: bool,
+) -> None:
+    """Compare two results, paired by case: the difference is B minus A.
+
+    A and B are each an evaluation.json, a folder with some (a workspace's models/CONFIGURATION), an nnU-Net
+    summary.json, or a CSV with the columns task, arch, case, label and the metric.
+    """
+    log.set_up(debug=debug)
+    from autoseg.artifacts.base import write
+    from autoseg.evaluate.baselines import read_scores
+    from autoseg.evaluate.compare import compare as compare_tables
+    from autoseg.evaluate.compare import render
+
+    table_a = read_scores(a, metric=metric, task=task_a, arch=arch_a)
+    table_b = read_scores(b, metric=metric, task=task_b or task_a, arch=arch_b)
+    result = compare_tables(table_a, table_b, seed=seed)
+    click.echo(render(result))
+    if out is not None:
+        write(out, result)
+        click.echo(f"-> {out}")
+
+
+@main.command()
+@click.argument("folder", type=FOLDER, default=Path("demo"))
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), default=2.5, show_default=True, help="Training time."
+)
+@_device
+@_jobs
+@_common
+def demo(folder: Path, minutes: float, device: str, jobs: int | None, debug: bool) -> None:
+    """Walk the whole way on a generated dataset, in minutes, without a GPU.
+
+    Writes FOLDER (default: demo): raw scans with known truth, a workspace, predictions of unseen scans and
+    result.png.
+    """
+    log.set_up(debug=debug)
+    from autoseg.demo.walk import walk
+
+    for line in walk(folder, minutes=minutes, device_name=device, jobs=_count(jobs)):
+        click.echo(line)

@@ -1,0 +1,219 @@
+"""Cases from a folder with a dataset.json: nnU-Net's layout and the Medical Decathlon's."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from autoseg.artifacts.dataset import Case, Naming
+from autoseg.datasets.folders import check_channels, check_partners, group_channels
+from autoseg.datasets.found import Found, checked_folder, readable_files, stored_path
+from autoseg.datasets.pairing import Cut, closest, commonest_ending, find_cut, stem, stems_of
+from autoseg.errors import DatasetError
+from autoseg.images.endings import file_ending
+
+Description = dict[str, Any]
+
+
+def read_description(file: Path) -> Description:
+    """A user's dataset.json, which may hold any further keys.
+
+    Raises
+    ------
+    DatasetError
+        It is not a JSON object.
+    """
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DatasetError("dataset.json can't be read", where=str(file), found=str(error)) from error
+    if not isinstance(raw, dict):
+        raise DatasetError("dataset.json holds no object", where=str(file), found=type(raw).__name__)
+    return raw
+
+
+def described_channels(description: Description, where: str) -> tuple[str, ...] | None:
+    """The channel names under ``channel_names`` or the older ``modality``; None when there are none.
+
+    Raises
+    ------
+    DatasetError
+        The keys aren't "0", "1", ... or a name is no text.
+    """
+    for key in ("channel_names", "modality"):
+        names = description.get(key)
+        if isinstance(names, dict) and names:
+            wanted = [str(number) for number in range(len(names))]
+            if sorted(names, key=lambda number: (len(number), number)) != wanted or not all(
+                isinstance(name, str) and name for name in names.values()
+            ):
+                raise DatasetError(
+                    "the channels are not numbered as they should be",
+                    where=f"{where}, {key}",
+                    found=names,
+                    allowed='{"0": "CT", "1": "PET"}',
+                )
+            return tuple(names[number] for number in wanted)
+    return None
+
+
+def described_labels(description: Description, where: str) -> dict[str, int] | None:
+    """Label names to values, also from the older ``{"0": "background"}``; None when there are none.
+
+    Raises
+    ------
+    DatasetError
+        Regions or an ignore label, which autoseg can't train yet; or a value that is no whole number.
+    """
+    labels = description.get("labels")
+    if not isinstance(labels, dict) or not labels:
+        return None
+    if all(name.isdigit() and isinstance(value, str) and not value.isdigit() for name, value in labels.items()):
+        labels = {value: int(name) for name, value in labels.items()}
+    found: dict[str, int] = {}
+    for name, value in labels.items():
+        if isinstance(value, list):
+            raise DatasetError(
+                "regions are not supported yet",
+                where=f"{where}, labels.{name}",
+                found=value,
+                allowed="one whole number for each label",
+                hint="give each label of the files its own name; regions can be put together from predictions",
+            )
+        if name == "ignore":
+            raise DatasetError("an ignore label is not supported yet", where=f"{where}, labels.ignore", found=value)
+        if isinstance(value, bool) or not str(value).isdigit():
+            raise DatasetError(
+                "a label value is no whole number", where=f"{where}, labels.{name}", found=value, allowed="0, 1, 2, ..."
+            )
+        found[name] = int(value)
+    return found
+
+
+def described_count(description: Description) -> int | None:
+    """``numTraining``, where it is a positive whole number."""
+    count = description.get("numTraining")
+    return count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else None
+
+
+def is_decathlon(raw: Path, description: Description) -> bool:
+    """Whether the listed training files exist as written; nnU-Net's first version listed names without ``_0000``."""
+    listed = description.get("training")
+    if not isinstance(listed, list) or not listed:
+        return False
+    files = [entry.get("image") for entry in listed if isinstance(entry, dict)]
+    return any(isinstance(file, str) and (raw / file).is_file() for file in files) or not (raw / "imagesTr").is_dir()
+
+
+def find_decathlon(raw: Path, description: Description) -> Found:
+    """The cases that dataset.json lists under ``training``.
+
+    Raises
+    ------
+    DatasetError
+        An entry is malformed, a listed file is missing, a case is there twice, or none is left.
+    """
+    where = str(raw / "dataset.json")
+    pairs: list[tuple[Path, Path]] = []
+    for number, entry in enumerate(description["training"]):
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
+            raise DatasetError(
+                "a training entry is malformed",
+                where=f"{where}, training.{number}",
+                found=entry,
+                allowed='{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}',
+            )
+        image, label = raw / entry["image"], raw / entry["label"]
+        if not image.name.startswith(".") and not label.name.startswith("."):
+            pairs.append((image, label))
+    if not pairs:
+        raise DatasetError("dataset.json lists no training case", where=f"{where}, training")
+    for image, label in pairs:
+        for file in (image, label):
+            if not file.is_file():
+                raise DatasetError(
+                    "a listed file is missing",
+                    where=f"case {stem(image.name)}, {file}",
+                    found=f"listed in {where}",
+                    hint="copy the file, or take its entry out of dataset.json",
+                )
+    labels_by_image = stems_of((image.name for image, _ in pairs), where)
+    stems_of((label.name for _, label in pairs), where)
+    cut, matches = find_cut(list(labels_by_image), [stem(label.name) for _, label in pairs])
+    if matches < len(pairs):
+        cut = Cut("", "", "", "")
+    cases = sorted(
+        (
+            Case(
+                name=stem(image.name).removesuffix(cut.image_suffix),
+                images=(stored_path(image, raw),),
+                label=stored_path(label, raw),
+            )
+            for image, label in pairs
+        ),
+        key=lambda case: case.name,
+    )
+    naming = Naming(
+        image_suffixes=(f"{cut.image_suffix}{commonest_ending(image.name for image, _ in pairs)}",),
+        label_suffix=f"{cut.label_suffix}{commonest_ending(label.name for _, label in pairs)}",
+    )
+    return Found(tuple(cases), naming)
+
+
+def find_nnunet(raw: Path, description: Description, num_channels: int | None) -> Found:
+    """The cases of ``imagesTr`` and ``labelsTr``; ``_0000`` may be left out where one file holds all channels.
+
+    Parameters
+    ----------
+    raw : Path
+        Absolute.
+    description : dict
+    num_channels : int or None
+        As stated; None when nothing states it.
+
+    Raises
+    ------
+    DatasetError
+        A folder is missing or empty; a case misses a channel; an image has no label or a label no image.
+    """
+    images = checked_folder(raw / "imagesTr", "the folder of training images")
+    labels = checked_folder(raw / "labelsTr", "the folder of training labels")
+    ending = description.get("file_ending")
+    image_names, label_names = (
+        [name for name in names if not isinstance(ending, str) or name.endswith(ending)] or names
+        for names in (readable_files(images), readable_files(labels))
+    )
+    image_files, label_files = stems_of(image_names, str(images)), stems_of(label_names, str(labels))
+    grouped = group_channels(image_files)
+    # A case's own name may end in four digits too; the labels tell.
+    numbered = bool(grouped) and len(set(grouped) & set(label_files)) >= len(set(image_files) & set(label_files))
+    if numbered:
+        holds_all = all(set(numbers) == {0} for numbers in grouped.values())
+        check_channels(grouped, images, None if holds_all else num_channels)
+        members = grouped
+    else:
+        members = {case: {0: name} for case, name in image_files.items()}
+    if not set(members) & set(label_files):
+        first = min(label_files)
+        raise DatasetError(
+            "no image belongs to a label",
+            where=f"{images} and {labels}",
+            found=f"label {label_files[first]}; the closest images are {closest(first, image_files.values())}",
+            allowed=f"for that label {first}_0000{file_ending(min(image_files.values()))}",
+            hint="rename the files, or match the folders by suffix: --images imagesTr --labels labelsTr",
+        )
+    check_partners(set(members), set(label_files), images, labels)
+    numbers = sorted(next(iter(members.values())))
+    image_ending = commonest_ending(image_files.values())
+    cases = tuple(
+        Case(
+            name=case,
+            images=tuple(stored_path(images / members[case][number], raw) for number in numbers),
+            label=stored_path(labels / label_files[case], raw),
+        )
+        for case in sorted(members)
+    )
+    naming = Naming(
+        image_suffixes=tuple(f"_{number:04d}{image_ending}" if numbered else image_ending for number in numbers),
+        label_suffix=commonest_ending(label_files.values()),
+    )
+    return Found(cases, naming)

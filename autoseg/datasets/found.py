@@ -1,0 +1,65 @@
+"""What a search for cases finds, and the listing of a folder that every search starts with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.artifacts.dataset import Case, Naming
+from autoseg.errors import DatasetError
+from autoseg.images.endings import KINDS, file_ending
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Cases and how their names are made.
+
+    Attributes
+    ----------
+    cases : tuple of Case
+        Sorted by name; paths relative to the root where they lie below it.
+    naming : Naming
+    """
+
+    cases: tuple[Case, ...]
+    naming: Naming
+
+
+def checked_folder(folder: Path, what: str = "the dataset folder") -> Path:
+    """The folder as an absolute path.
+
+    Raises
+    ------
+    DatasetError
+        There is no such folder.
+    """
+    if not folder.is_dir():
+        found = "a file" if folder.is_file() else "nothing" if not folder.exists() else "no folder"
+        raise DatasetError(f"{what} does not exist", where=str(folder), found=found, hint="check the path")
+    return folder.resolve()
+
+
+def readable_files(folder: Path) -> list[str]:
+    """Names of the files in `folder` that autoseg can read, sorted; hidden ones (``._scan.nii.gz``) are left out.
+
+    Raises
+    ------
+    DatasetError
+        There are none.
+    """
+    every = [entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    names = sorted(name for name in every if file_ending(name) is not None)
+    if not names:
+        found = f"{len(every)} files of other kinds, such as {min(every)}" if every else "an empty folder"
+        raise DatasetError(
+            "a folder holds no images", where=str(folder), found=found, allowed=f"files ending in {', '.join(KINDS)}"
+        )
+    return names
+
+
+def stored_path(file: Path, root: Path) -> str:
+    """The path as it is kept in a dataset: POSIX, relative to the root where it lies below it."""
+    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+
+
+def some(names: list[str], n: int = 5) -> str:
+    """The first few of a list of names, as text."""
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")

@@ -1,0 +1,228 @@
+"""Recognises a dataset's layout: folders -> Dataset; and groups the files to be predicted in the same way."""
+
+import logging
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoseg.artifacts.dataset import Case, Dataset, Naming
+from autoseg.datasets import described
+from autoseg.datasets.folders import find_folders, find_pairs
+from autoseg.datasets.found import Found, checked_folder, readable_files, some
+from autoseg.datasets.names import channel_names, label_values, with_background
+from autoseg.datasets.pairing import closest, stem
+from autoseg.errors import DatasetError
+from autoseg.images.endings import KINDS, file_ending
+
+log = logging.getLogger(__name__)
+
+
+def find_dataset(
+    raw: Path | None,
+    *,
+    images: Path | None = None,
+    labels: Path | None = None,
+    channels: Sequence[str] | None = None,
+    label_names: Sequence[str] | None = None,
+) -> Dataset:
+    """Find the training cases in a folder, whichever of the known layouts it has.
+
+    Parameters
+    ----------
+    raw : Path or None
+        A folder in nnU-Net's layout, the Medical Decathlon's, or with a folder of images and one of labels.
+    images, labels : Path, optional
+        Two plain folders; both or neither. They take precedence over what `raw` holds.
+    channels : sequence of str, optional
+        Names of the channels; needed for volumes without dataset.json.
+    label_names : sequence of str, optional
+        Names of the labels in order of their values, without the background. Without them and without
+        dataset.json all label files are read, and a value is called ``label_1``.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DatasetError
+        One error, naming the case or folder: no such folder or an empty one; no layout recognised; nothing
+        matches; a missing channel; an image without label or the reverse; a case that is there twice; regions
+        or an ignore label; label values with gaps; channel names missing.
+    """
+    command = _command(raw, images, labels)
+    stated_channels = tuple(channels) if channels else None
+    described_labels: dict[str, int] | None = None
+    count: int | None = None
+    if images is not None or labels is not None:
+        if images is None or labels is None:
+            raise DatasetError("--images and --labels belong together", allowed="both, or a dataset folder alone")
+        images = checked_folder(images, "the image folder")
+        labels = checked_folder(labels, "the label folder")
+        root = Path(os.path.commonpath([images, labels]))
+        found = find_pairs(images, labels, root)
+    elif raw is None:
+        raise DatasetError("no dataset is given", allowed="a dataset folder, or --images DIR --labels DIR")
+    else:
+        root = checked_folder(raw)
+        file = root / "dataset.json"
+        if file.is_file():
+            description = described.read_description(file)
+            stated_channels = stated_channels or described.described_channels(description, str(file))
+            described_labels = described.described_labels(description, str(file))
+            count = described.described_count(description)
+            found = _find_described(root, description, stated_channels)
+        else:
+            found = find_pairs(*find_folders(root), root)
+    # Before the labels, which may take minutes to read.
+    names = channel_names(found, root, stated_channels, command)
+    if described_labels is not None and not label_names:
+        values = with_background(described_labels, f"{root / 'dataset.json'}, labels")
+    else:
+        values = label_values(found, root, label_names or None)
+    return Dataset(
+        root=root.as_posix(),
+        channel_names=names,
+        labels=values,
+        naming=found.naming,
+        cases=found.cases,
+        num_training=count or len(found.cases),
+    )
+
+
+def group_inputs(inputs: Sequence[Path], naming: Naming, num_channels: int) -> tuple[Case, ...]:
+    """Group files to be predicted into cases, as the training files were grouped.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        Files, folders, or both.
+    naming : Naming
+        Of the training set. Another readable ending than the training files' is accepted, so is leaving out
+        ``_0000``, and so is any name of a file given by itself, where one file holds a case.
+    num_channels : int
+        Of the model, for messages.
+
+    Returns
+    -------
+    tuple of Case
+        Sorted by name; absolute paths, no labels.
+
+    Raises
+    ------
+    DatasetError
+        An input is missing or unreadable by its ending; a case misses a channel; a case is there twice; nothing
+        matches.
+    """
+    # A letter in front, because a bare ending alone would be a hidden file's name.
+    suffixes = [stem(f"x{suffix}")[1:] for suffix in naming.image_suffixes]
+    files, given = _list_inputs(inputs)
+    cases: dict[tuple[Path, str], dict[int, Path]] = {}
+    unmatched: list[Path] = []
+    for file in files:
+        match = _match(stem(file.name), suffixes)
+        if match is None and len(suffixes) == 1 and file in given:
+            match = (stem(file.name), 0)
+        if match is None:
+            unmatched.append(file)
+            continue
+        case, channel = match
+        members = cases.setdefault((file.parent, case), {})
+        if channel in members:
+            raise DatasetError(
+                "a case is there twice",
+                where=f"case {case} in {file.parent}",
+                found=f"{members[channel].name} and {file.name}",
+                hint="remove one of the two",
+            )
+        members[channel] = file
+    if not cases and suffixes == ["_0000"]:
+        cases = {(file.parent, stem(file.name)): {0: file} for file in unmatched}
+        unmatched = []
+    if not cases:
+        raise _nothing_matches(files, naming)
+    for (folder, case), members in sorted(cases.items()):
+        missing = [naming.image_suffixes[channel] for channel in range(len(suffixes)) if channel not in members]
+        if missing:
+            raise DatasetError(
+                "a case to predict misses a channel",
+                where=f"case {case} in {folder}",
+                found=", ".join(members[channel].name for channel in sorted(members)),
+                allowed=f"{num_channels} channels: {', '.join(case + suffix for suffix in naming.image_suffixes)}",
+                hint=f"add {', '.join(case + suffix for suffix in missing)}",
+            )
+    if unmatched:
+        log.warning("%d files are no channel of a case and are left out: %s", len(unmatched), some(_names(unmatched)))
+    return _as_cases(cases)
+
+
+def _find_described(root: Path, description: described.Description, channels: tuple[str, ...] | None) -> Found:
+    if described.is_decathlon(root, description):
+        return described.find_decathlon(root, description)
+    if (root / "imagesTr").is_dir():
+        return described.find_nnunet(root, description, len(channels) if channels else None)
+    return find_pairs(*find_folders(root), root)
+
+
+def _command(raw: Path | None, images: Path | None, labels: Path | None) -> str:
+    """How autoseg was called, as far as the dataset goes."""
+    words = ["autoseg", "plan", *([str(raw)] if raw else [])]
+    words += ["--images", str(images)] if images else []
+    words += ["--labels", str(labels)] if labels else []
+    return shlex.join(words)
+
+
+def _list_inputs(inputs: Sequence[Path]) -> tuple[list[Path], set[Path]]:
+    """All files, absolute and each once, and those of them that were given by themselves."""
+    files: dict[Path, None] = {}
+    given: set[Path] = set()
+    for path in inputs:
+        absolute = path.absolute()
+        if absolute.is_dir():
+            files |= dict.fromkeys(absolute / name for name in readable_files(absolute))
+        elif not absolute.is_file():
+            raise DatasetError("an input does not exist", where=str(path), hint="check the path")
+        elif file_ending(absolute.name) is None:
+            raise DatasetError("an input is of an unknown kind", where=str(path), allowed=f"{', '.join(KINDS)}")
+        else:
+            files[absolute] = None
+            given.add(absolute)
+    return list(files), given
+
+
+def _match(file_stem: str, suffixes: list[str]) -> tuple[str, int] | None:
+    """Case and channel of a file; the longest suffix wins, so that an empty one takes only what is left."""
+    for channel in sorted(range(len(suffixes)), key=lambda number: -len(suffixes[number])):
+        case = file_stem.removesuffix(suffixes[channel])
+        if case and file_stem.endswith(suffixes[channel]):
+            return case, channel
+    return None
+
+
+def _nothing_matches(files: list[Path], naming: Naming) -> DatasetError:
+    wanted = ", ".join(f"CASE{suffix}" for suffix in naming.image_suffixes)
+    return DatasetError(
+        "no input is named as the training images were",
+        where=str(files[0].parent) if files else None,
+        found=f"the closest names are {closest(naming.image_suffixes[0], _names(files))}",
+        allowed=wanted,
+        hint="rename the files, or give a single file by itself",
+    )
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    return [file.name for file in files]
+
+
+def _as_cases(cases: dict[tuple[Path, str], dict[int, Path]]) -> tuple[Case, ...]:
+    """Sorted by name, which must be unique, because predictions of several folders share one."""
+    seen: dict[str, Path] = {}
+    for folder, case in sorted(cases):
+        if case in seen:
+            raise DatasetError("a case is there twice", where=f"case {case}", found=f"in {seen[case]} and in {folder}")
+        seen[case] = folder
+    return tuple(
+        Case(name=case, images=tuple(members[channel].as_posix() for channel in sorted(members)))
+        for (_, case), members in sorted(cases.items(), key=lambda item: item[0][1])
+    )

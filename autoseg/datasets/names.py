@@ -1,0 +1,142 @@
+"""Names of channels and labels, from what the user says, dataset.json says, or the files hold."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.datasets.found import Found
+from autoseg.errors import DatasetError
+from autoseg.images.endings import KINDS, file_ending
+from autoseg.images.image import Image
+from autoseg.images.io import read_image, read_label
+
+HOUNSFIELD_AIR = -500.0  # No other common modality has values below it, so one tells a CT.
+
+
+def channel_names(found: Found, root: Path, stated: tuple[str, ...] | None, command: str) -> tuple[str, ...]:
+    """The channels' names, in order; the files are only opened where the names leave a question.
+
+    Parameters
+    ----------
+    found : Found
+    root : Path
+    stated : tuple of str or None
+        What the user or dataset.json says.
+    command : str
+        How autoseg was called, for the hint.
+
+    Raises
+    ------
+    DatasetError
+        The number of names differs from the number of channels; or nothing names the channels of a volume,
+        whose normalisation depends on the name.
+    """
+    first = found.cases[0]
+    num_files = len(first.images)
+    if stated is not None and len(stated) == num_files and num_files > 1:
+        return stated
+    if stated is not None and len(stated) == num_files == 1 and KINDS[_ending(first.images[0])] == "volume":
+        return stated
+    image = read_image([root / file for file in first.images], case=first.name)
+    count = len(image.array_czyx)
+    if stated is not None:
+        if len(stated) != count:
+            raise DatasetError(
+                "the number of channel names differs from the number of channels",
+                where=f"case {first.name}, {first.images[0]}",
+                found=f"{len(stated)} names ({', '.join(stated)}) and {count} channels",
+            )
+        return stated
+    is_picture = image.geometry.num_dimensions == 2 and KINDS[_ending(first.images[0])] != "volume"
+    if is_picture and count in (1, 3):
+        return ("gray",) if count == 1 else ("R", "G", "B")
+    raise _unnamed(image, count, command, f"case {first.name}, {first.images[0]}")
+
+
+def label_values(found: Found, root: Path, names: Sequence[str] | None) -> dict[str, int]:
+    """Label names to values; without names every label file is read to see which values there are.
+
+    Parameters
+    ----------
+    found : Found
+    root : Path
+    names : sequence of str or None
+        The labels' names in order of their values, starting at 1.
+
+    Raises
+    ------
+    DatasetError
+        A name is there twice or empty; without names: a label file can't be read, the values aren't 1, 2, 3, ...
+        or there is only background.
+    """
+    if names is not None:
+        names = list(names[1:] if names and names[0].lower() == "background" else names)
+        if not names or len(set(names)) < len(names) or "" in names or "background" in names:
+            raise DatasetError(
+                "the label names can't be used",
+                where="--label-names",
+                found=", ".join(names) or "none",
+                allowed="different names, in order of the label values, without the background",
+            )
+        return {"background": 0} | {name: value for value, name in enumerate(names, start=1)}
+    values: dict[int, str] = {}
+    for case in found.cases:
+        if case.label is not None:
+            for value in np.unique(read_label(root / case.label, case=case.name).array_zyx).tolist():
+                values.setdefault(value, case.name)
+    foreground = sorted(set(values) - {0})
+    if not foreground:
+        raise DatasetError(
+            "the labels hold nothing but background", where=f"all {len(found.cases)} label files", found="only 0"
+        )
+    check_consecutive(foreground, f"the label files; {foreground[-1]} is in case {values[foreground[-1]]}")
+    return {"background": 0} | {f"label_{value}": value for value in foreground}
+
+
+def with_background(labels: dict[str, int], where: str) -> dict[str, int]:
+    """Labels as stated, with the name of value 0 set to ``background``.
+
+    Raises
+    ------
+    DatasetError
+        Two labels share a value, values leave a gap, or there is only background.
+    """
+    if len(set(labels.values())) < len(labels):
+        raise DatasetError("two labels have the same value", where=where, found=labels)
+    foreground = {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0}
+    if "background" in foreground:
+        raise DatasetError("the background must be 0", where=where, found=foreground["background"])
+    if not foreground:
+        raise DatasetError("there is no label but the background", where=where, found=labels)
+    check_consecutive(list(foreground.values()), where)
+    return {"background": 0} | foreground
+
+
+def check_consecutive(foreground: list[int], where: str) -> None:
+    """See that sorted label values are 1, 2, 3, ...; DatasetError otherwise."""
+    if foreground != list(range(1, len(foreground) + 1)):
+        raise DatasetError(
+            "the label values leave gaps",
+            where=where,
+            found=", ".join(map(str, foreground[:20])) + (", ..." if len(foreground) > 20 else ""),
+            allowed="0 for the background, then 1, 2, 3, ... without a gap",
+            hint="renumber the values in the label files (for a 0/255 mask: 255 to 1)",
+        )
+
+
+def _ending(file: str) -> str:
+    return (file_ending(file) or "").lower()
+
+
+def _unnamed(image: Image, count: int, command: str, where: str) -> DatasetError:
+    """The error that asks for channel names, with a guess from the values."""
+    lows = [float(channel.min()) for channel in image.array_czyx]
+    guess = ",".join("CT" if low < HOUNSFIELD_AIR else "MRI" for low in lows)
+    return DatasetError(
+        "the channels have no names, and a CT is normalised unlike any other image",
+        where=where,
+        found=f"{count} channel{'s' * (count > 1)} with lowest value {', '.join(f'{low:g}' for low in lows)}",
+        allowed="CT for Hounsfield units; any other name (MRI, PET) for the rest",
+        hint=f"{command} --channels {guess}",
+    )

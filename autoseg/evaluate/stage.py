@@ -1,0 +1,285 @@
+"""Stage: predicted and reference label files -> evaluation.json."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
+
+from autoseg.artifacts.base import digest, read, write
+from autoseg.artifacts.evaluation import Evaluation, LabelScores
+from autoseg.artifacts.geometry import Geometry
+from autoseg.errors import ArtifactError, DatasetError
+from autoseg.evaluate.labels import name_values, present_values
+from autoseg.evaluate.score import Ruler, score_labels
+from autoseg.evaluate.summary import summarize
+from autoseg.images.image import LabelMap
+from autoseg.images.io import geometry_differences, read_label
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class CasePair:
+    """All that a worker needs to score one case.
+
+    Attributes
+    ----------
+    case : str
+    predicted, reference : Path
+    labels : dict of str to int
+    tolerance_mm : dict of str to float
+    in_pixels : bool
+        Measure in pixels even where the reference states a spacing.
+    """
+
+    case: str
+    predicted: Path
+    reference: Path
+    labels: dict[str, int]
+    tolerance_mm: dict[str, float]
+    in_pixels: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """What a worker hands back.
+
+    Attributes
+    ----------
+    scores : dict of str to LabelScores
+    in_pixels : bool
+        Whether distances count pixels.
+    notes : tuple of str
+        For the log of the process that asked.
+    """
+
+    scores: dict[str, LabelScores]
+    in_pixels: bool
+    notes: tuple[str, ...]
+
+
+def run(
+    predicted: Mapping[str, Path],
+    reference: Mapping[str, Path],
+    labels: Mapping[str, int] | None,
+    out: Path,
+    *,
+    tolerance_mm: float | Mapping[str, float] = 1.0,
+    executor: Executor | None = None,
+) -> Evaluation:
+    """Score predictions against their references.
+
+    Parameters
+    ----------
+    predicted, reference : mapping of str to Path
+        Case name to label file. Each reference needs a prediction; predictions without one are ignored.
+    labels : mapping of str to int or None
+        Name to value; the background may be among them and is left out. None: every value that occurs in a
+        reference, as ``label_1`` and so on.
+    out : Path
+        The evaluation.json to write.
+    tolerance_mm : float or mapping of str to float, optional
+        Of the surface Dice, inclusive, for all labels or label by label; in pixels for pictures.
+    executor : concurrent.futures.Executor, optional
+        Scores cases in parallel; by default they are scored one by one in this process.
+
+    Returns
+    -------
+    Evaluation
+        As written to `out`; what stands there is returned unchanged when it was made from the same files,
+        labels and tolerances.
+
+    Raises
+    ------
+    DatasetError
+        There is nothing to score, a reference has no prediction, a file can't be read, or a prediction's grid
+        is not its reference's (the case is named).
+    """
+    missing = sorted(reference.keys() - predicted.keys())
+    if missing or not reference:
+        raise DatasetError(
+            "references have no prediction" if missing else "there are no references to evaluate against",
+            found=", ".join(missing) or None,
+            hint="predict these cases first" if missing else None,
+        )
+    names = sorted(reference)
+    found = _foreground(labels) if labels is not None else _find_labels(reference, executor)
+    tolerances = _tolerances(tolerance_mm, found)
+    hashes = {"predicted": _hash_files(predicted, names), "reference": _hash_files(reference, names)}
+    fresh = _read_fresh(out, names, found, tolerances, hashes)
+    if fresh is not None:
+        return fresh
+    pairs = [CasePair(name, predicted[name], reference[name], found, tolerances) for name in names]
+    results = _one_unit(pairs, list(_run_all(executor, score_case, pairs)), executor)
+    for name, result in zip(names, results, strict=True):
+        for note in result.notes:
+            logger.warning("case %s: %s", name, note)
+    cases = {name: result.scores for name, result in zip(names, results, strict=True)}
+    evaluation = Evaluation(
+        unit="pixels" if results[0].in_pixels else "mm",
+        labels=found,
+        tolerance_mm=tolerances,
+        summary=summarize(cases, found),
+        cases=cases,
+        hashes=hashes,
+    )
+    write(out, evaluation)
+    return evaluation
+
+
+def score_case(pair: CasePair) -> CaseResult:
+    """Read the two files of a case and score every label; runs in a worker process.
+
+    Parameters
+    ----------
+    pair : CasePair
+
+    Returns
+    -------
+    CaseResult
+
+    Raises
+    ------
+    DatasetError
+        A file can't be read, or shapes or spacings differ.
+    """
+    reference = read_label(pair.reference, case=pair.case)
+    predicted = read_label(pair.predicted, case=pair.case)
+    place = check_grid(predicted.geometry, reference.geometry, pair)
+    in_pixels = pair.in_pixels or not reference.geometry.has_spacing
+    geometry = reference.geometry
+    ruler = Ruler.pixels() if in_pixels else Ruler.millimetres(geometry.spacing_mm, flat=geometry.num_dimensions == 2)
+    scores = score_labels(reference.array_zyx, predicted.array_zyx, pair.labels, ruler, pair.tolerance_mm)
+    return CaseResult(scores, in_pixels, tuple(_notes(predicted, reference, pair.labels, place)))
+
+
+def check_grid(predicted: Geometry, reference: Geometry, pair: CasePair) -> list[str]:
+    """Refuse a prediction whose voxels are not the reference's.
+
+    Parameters
+    ----------
+    predicted, reference : Geometry
+    pair : CasePair
+        Names the case and the files in the error.
+
+    Returns
+    -------
+    list of str
+        Differences in place (origin, direction), which don't forbid to compare voxel by voxel.
+
+    Raises
+    ------
+    DatasetError
+        Shapes differ, or spacings differ where both files state one.
+    """
+    size, place = geometry_differences(predicted, reference)
+    if size:
+        raise DatasetError(
+            "a prediction and its reference lie on different grids",
+            where=f"case {pair.case}, {pair.predicted} and {pair.reference}",
+            found="; ".join(size),
+            allowed="the same shape and spacing (Z, Y, X)",
+            hint="predict on the grid of the image that the reference was drawn on",
+        )
+    return place
+
+
+def find_values(case_and_file: tuple[str, Path]) -> list[int]:
+    """The values that occur in a label file; runs in a worker process."""
+    case, file = case_and_file
+    return present_values(read_label(file, case=case).array_zyx)
+
+
+def _run_all(executor: Executor | None, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Map over the items in order: through the executor, or in this process."""
+    return map(work, items) if executor is None else executor.map(work, items)
+
+
+def _foreground(labels: Mapping[str, int]) -> dict[str, int]:
+    """The labels without the background, in order of their values."""
+    found = {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0}
+    if not found:
+        raise DatasetError("there is no label to score", found=dict(labels), hint="name at least one foreground label")
+    return found
+
+
+def _find_labels(reference: Mapping[str, Path], executor: Executor | None) -> dict[str, int]:
+    """Labels named after the values in the references."""
+    found = name_values(chain.from_iterable(_run_all(executor, find_values, sorted(reference.items()))))
+    if not found:
+        raise DatasetError(
+            "there is no label to score", found="references without any foreground", hint="state the labels' names"
+        )
+    return found
+
+
+def _tolerances(tolerance_mm: float | Mapping[str, float], labels: Mapping[str, int]) -> dict[str, float]:
+    """A tolerance for each label."""
+    if not isinstance(tolerance_mm, Mapping):
+        return dict.fromkeys(labels, float(tolerance_mm))
+    missing = [name for name in labels if name not in tolerance_mm]
+    if missing:
+        raise DatasetError(
+            "labels have no tolerance",
+            found=", ".join(missing),
+            hint="state one for each label in mm, or a single one for all",
+        )
+    return {name: float(tolerance_mm[name]) for name in labels}
+
+
+def _hash_files(files: Mapping[str, Path], names: list[str]) -> str:
+    """One hash over case names and file contents."""
+    parts = []
+    for name in names:
+        try:
+            with files[name].open("rb") as content:
+                parts += [name, hashlib.file_digest(content, "sha256").hexdigest()]
+        except OSError as error:
+            raise DatasetError(
+                "a label file can't be read", where=f"case {name}: {files[name]}", found=str(error.strerror)
+            ) from error
+    return digest(*parts)
+
+
+def _read_fresh(
+    out: Path, names: list[str], labels: dict[str, int], tolerance_mm: dict[str, float], hashes: dict[str, str]
+) -> Evaluation | None:
+    """The evaluation at `out` if it answers the same question; None if it is missing, stale or damaged."""
+    if not out.exists():
+        return None
+    try:
+        old = read(out, Evaluation)
+    except ArtifactError as error:
+        logger.info("%s is made again: %s", out, error.what)
+        return None
+    same = (list(old.cases), old.labels, old.tolerance_mm, old.hashes) == (names, labels, tolerance_mm, hashes)
+    return old if same else None
+
+
+def _one_unit(pairs: list[CasePair], results: list[CaseResult], executor: Executor | None) -> list[CaseResult]:
+    """Bring all cases to one unit: a mean over millimetres and pixels would mean nothing."""
+    in_mm = [index for index, result in enumerate(results) if not result.in_pixels]
+    if len(in_mm) in (0, len(results)):
+        return results
+    logger.warning("only %d of %d references state a spacing; all are measured in pixels", len(in_mm), len(results))
+    again = _run_all(executor, score_case, [replace(pairs[index], in_pixels=True) for index in in_mm])
+    renewed = dict(zip(in_mm, again, strict=True))
+    return [renewed.get(index, result) for index, result in enumerate(results)]
+
+
+def _notes(predicted: LabelMap, reference: LabelMap, labels: Mapping[str, int], place: list[str]) -> Iterator[str]:
+    """What a reader of the scores should know about this case."""
+    if place:
+        yield f"prediction and reference are compared voxel by voxel although they differ in {'; '.join(place)}"
+    known = {0, *labels.values()}
+    for title, volume in (("prediction", predicted), ("reference", reference)):
+        other = sorted(set(present_values(volume.array_zyx)) - known)
+        if other:
+            yield f"the {title} holds values that are no label and count as background: {other[:10]}"

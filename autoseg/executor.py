@@ -1,0 +1,322 @@
+"""How many cases run at once, where, and what happens when one of them fails: cases -> results in order."""
+
+import contextlib
+import ctypes
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait as wait_for_process
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from tqdm import tqdm
+
+from autoseg.errors import AutosegError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# What nearly every case needs. The fork server loads it once, and each worker starts with it in place.
+PRELOAD = ("numpy", "scipy.ndimage", "SimpleITK", "blosc2", "autoseg.images.io")
+NO_LIMIT = 2**60  # cgroup v1 writes a huge number for "none"
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def available_cpus() -> int:
+    """CPUs this process may use: its affinity, or the cgroup's quota where that is less; at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for folder in _cgroup_folders("cpu"):
+        words = _words(folder / "cpu.max") or [
+            *_words(folder / "cpu.cfs_quota_us"),
+            *_words(folder / "cpu.cfs_period_us"),
+        ]
+        if len(words) == 2 and words[0].isdigit():  # "max" and -1 stand for no quota
+            allowed = min(allowed, -(-int(words[0]) // int(words[1])))
+    return max(1, allowed)
+
+
+def available_memory_bytes() -> int:
+    """Memory that can be taken without swapping: what the system has, or the cgroup where that is less."""
+    free = _system_memory_bytes()
+    for folder in _cgroup_folders("memory"):
+        limit = _words(folder / "memory.max") or _words(folder / "memory.limit_in_bytes")
+        used = _words(folder / "memory.current") or _words(folder / "memory.usage_in_bytes")
+        if limit and used and limit[0].isdigit() and int(limit[0]) < NO_LIMIT:
+            # File pages that nobody has touched lately are counted as used but given back on demand.
+            statistics = dict(zip((words := _words(folder / "memory.stat"))[::2], words[1::2], strict=False))
+            cached = int(statistics.get("total_inactive_file", statistics.get("inactive_file", "0")))
+            free = min(free, int(limit[0]) - int(used[0]) + cached)
+    return max(0, free)
+
+
+def _system_memory_bytes() -> int:
+    words = _words(Path("/proc/meminfo"))
+    if "MemAvailable:" in words:
+        return int(words[words.index("MemAvailable:") + 1]) * 1024
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return NO_LIMIT
+
+
+def _cgroup_folders(controller: str) -> Iterator[Path]:
+    """The folders whose limits hold for this process: its own cgroup's and those above it, v1 and v2."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and controller not in controllers.split(","):
+                continue
+            root = CGROUPS / controller if controllers else CGROUPS
+            # In a container the path may be the host's, which is not mounted: then only the root is found.
+            own = root / path.lstrip("/")
+            yield from (folder for folder in (own, *own.parents) if folder == root or root in folder.parents)
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []
+
+
+def jobs_that_fit(jobs: int, bytes_per_case: int) -> int:
+    """How many of `jobs` can run at once in four fifths of the memory at hand; at least 1."""
+    return max(1, min(jobs, int(0.8 * available_memory_bytes()) // max(1, bytes_per_case)))
+
+
+class SerialExecutor(Executor):
+    """Runs each call at once, in this process."""
+
+    jobs = 1
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:  # noqa: ANN401
+        """Call `fn`; the future returned is done."""
+        future: Future[R] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class CasePool(ProcessPoolExecutor):
+    """Worker processes that start clean, and do not outlive this process.
+
+    Parameters
+    ----------
+    jobs : int
+        Number of workers.
+
+    Notes
+    -----
+    Workers come from a fork server (started fresh, so a parent with torch's threads is safe) where there is one,
+    else by spawning.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        methods = multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        if "forkserver" in methods:
+            context.set_forkserver_preload(list(PRELOAD))
+        super().__init__(jobs, mp_context=context, initializer=_start_worker)
+        self.jobs = jobs
+
+    def deaths(self) -> list[str]:
+        """How workers ended that did not end by themselves, as far as the system still tells."""
+        # The pool ends the survivors with SIGTERM; those are not the cause.
+        codes = [process.exitcode for process in list((getattr(self, "_processes", None) or {}).values())]
+        return [_ending(code) for code in codes if code not in (None, 0, -signal.SIGTERM)]
+
+
+def _ending(code: int) -> str:
+    try:
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+@contextmanager
+def case_executor(jobs: int) -> Iterator[Executor]:
+    """Something to run cases with: this process for one job, else as many worker processes.
+
+    Parameters
+    ----------
+    jobs : int
+        At least 1.
+
+    Yields
+    ------
+    concurrent.futures.Executor
+        For `run_cases`.
+
+    Raises
+    ------
+    ValueError
+        `jobs` is below 1.
+    """
+    if jobs < 1:
+        message = f"{jobs} jobs"
+        raise ValueError(message)
+    executor = SerialExecutor() if jobs == 1 else CasePool(jobs)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """What a worker does first."""
+    # Ctrl-C reaches every process of the terminal: the case in hand ends and cleans up; the parent does the talking.
+    signal.signal(signal.SIGINT, _leave)
+    # Workers wait for work on a pipe that they themselves keep open, so a killed parent would go unnoticed.
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    _one_blas_thread()
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(130)
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_process([parent.sentinel])
+        os._exit(1)
+
+
+def _one_blas_thread() -> None:
+    """Tell OpenBLAS to use one thread: the workers themselves fill the CPUs, and its threads wait by spinning."""
+    with contextlib.suppress(OSError):
+        libraries = set(re.findall(r"/\S*openblas\S*", Path("/proc/self/maps").read_text()))
+        for library in libraries:
+            for name in (
+                "scipy_openblas_set_num_threads64_",
+                "scipy_openblas_set_num_threads",
+                "openblas_set_num_threads",
+            ):
+                function = getattr(ctypes.CDLL(library), name, None)
+                if function is not None:
+                    function(ctypes.c_int(1))
+                    break
+
+
+def run_cases(
+    executor: Executor,
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    name_of: Callable[[T], str],
+    progress: str,
+) -> list[R]:
+    """Call a function for each case; the first failure ends it all.
+
+    Parameters
+    ----------
+    executor : concurrent.futures.Executor
+        One of `case_executor`'s, or any other, a cluster's for instance.
+    function : callable
+        Of one item; top-level, so that it can be sent to another process.
+    items : iterable
+        One for each case.
+    name_of : callable
+        The case's name, for errors.
+    progress : str
+        What the bar on a terminal, or else the log, calls this work.
+
+    Returns
+    -------
+    list
+        Results in the order of the items.
+
+    Raises
+    ------
+    AutosegError
+        As raised for a case; or naming the case for which something unforeseen was raised; or naming the cases in
+        hand when a worker process died. Cases not yet begun are left out.
+    """
+    waiting = list(enumerate(items))
+    total = len(waiting)
+    names = [name_of(item) for _, item in waiting]
+    waiting.reverse()
+    # Handing out one case for each worker keeps the list of cases in hand exact, and nothing needs calling back.
+    window = getattr(executor, "jobs", total)
+    running: dict[Future[R], int] = {}
+    results: dict[int, R] = {}
+    report = _Progress(progress, total)
+    try:
+        while waiting or running:
+            while waiting and len(running) < window:
+                index, item = waiting.pop()
+                try:
+                    running[executor.submit(function, item)] = index
+                except BrokenProcessPool as error:
+                    raise _worker_died(executor, [names[i] for i in running.values()], len(results), total) from error
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                problem = future.exception()
+                if isinstance(problem, BrokenProcessPool):
+                    raise _worker_died(executor, [names[i] for i in running.values()], len(results), total) from problem
+                if problem is not None:
+                    raise _failure(problem, names[running[future]])
+                results[running.pop(future)] = future.result()
+                report.step()
+    finally:
+        report.close()
+        for future in running:
+            future.cancel()
+    return [results[index] for index in range(total)]
+
+
+def _failure(error: BaseException, name: str) -> BaseException:
+    """What is raised for a case that failed."""
+    if isinstance(error, AutosegError) or not isinstance(error, Exception):
+        return error
+    hint = "use fewer --jobs" if isinstance(error, MemoryError) else "run again with --debug for the traceback"
+    failure = AutosegError(
+        "a case failed", where=f"case {name}", found=f"{type(error).__name__}: {error}".rstrip(": "), hint=hint
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _worker_died(executor: Executor, in_hand: Sequence[str], done: int, total: int) -> AutosegError:
+    deaths = executor.deaths() if isinstance(executor, CasePool) else []
+    return AutosegError(
+        "a worker process died",
+        where=f"{'case' if len(in_hand) == 1 else 'one of the cases'} {', '.join(in_hand)}",
+        found=", ".join(sorted(set(deaths))) or "no word from it",
+        hint=f"{done} of {total} cases are done and kept; the same command goes on from there. "
+        "If the system ran out of memory, use fewer --jobs",
+    )
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere a line in the log for each tenth."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total, self.done = title, total, 0
+        on_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self.bar = tqdm(total=total, desc=title, unit="case", file=sys.stderr) if on_terminal and total else None
+
+    def step(self) -> None:
+        """One case more is done."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update()
+        elif self.done * 10 // self.total > (self.done - 1) * 10 // self.total:
+            log.info("%s: %d of %d cases", self.title, self.done, self.total)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,96 @@
+"""What one case measures: its arrays -> grid and foreground intensities."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.images.image import Image, LabelMap
+from autoseg.transforms.crop import nonzero_box
+
+MAX_BINS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Foreground intensities of one channel of one case.
+
+    Attributes
+    ----------
+    values : ndarray of float32, shape (N,)
+        Ascending, without repetition; at most 65,536.
+    counts : ndarray of int64, shape (N,)
+        How often each occurs.
+    mean, variance, min, max : float
+        Over all voxels, before anything was put into bins; the variance divides by n.
+    """
+
+    values: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    mean: float
+    variance: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One case.
+
+    Attributes
+    ----------
+    shape_after_crop : tuple of int, length 3
+        (Z, Y, X), of the box of non-zero voxels.
+    intensities : tuple of Distribution
+        One for each channel; empty when the case has no foreground.
+    """
+
+    shape_after_crop: tuple[int, int, int]
+    intensities: tuple[Distribution, ...]
+
+
+def measure(image: Image, label: LabelMap) -> Measured:
+    """Crop, and gather the intensities of all voxels with a label above 0.
+
+    Parameters
+    ----------
+    image : Image
+    label : LabelMap
+        On the same grid.
+
+    Returns
+    -------
+    Measured
+    """
+    box, _ = nonzero_box(image.array_czyx)
+    foreground = label.array_zyx[box.slices] > 0
+    if not foreground.any():
+        return Measured(box.shape, ())
+    channels = (channel[box.slices][foreground] for channel in image.array_czyx)
+    return Measured(box.shape, tuple(distribution(values) for values in channels))
+
+
+def distribution(values: NDArray[np.float32], max_bins: int = MAX_BINS) -> Distribution:
+    """How often each value occurs.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (N,)
+        At least one, in any order.
+    max_bins : int, optional
+        Where there are more different values, the list is replaced by this many of its quantiles, evenly spaced
+        and each standing for the same number of voxels.
+
+    Returns
+    -------
+    Distribution
+    """
+    double = values.astype(np.float64)
+    mean, variance = float(double.mean()), float(double.var())
+    distinct, counts = np.unique(values, return_counts=True)
+    low, high = float(distinct[0]), float(distinct[-1])
+    if len(distinct) > max_bins:
+        middles = (np.arange(max_bins) + 0.5) * (len(values) / max_bins)
+        places = np.searchsorted(np.cumsum(counts), middles, side="right")
+        distinct, counts = np.unique(distinct[places], return_counts=True)
+    return Distribution(distinct, counts.astype(np.int64), mean, variance, low, high)

@@ -1,0 +1,37 @@
+"""Which kind of file a name promises: name -> ending -> reader."""
+
+from typing import Literal
+
+Kind = Literal["volume", "tiff", "picture"]
+
+KINDS: dict[str, Kind] = {
+    ".nii.gz": "volume",
+    ".nii": "volume",
+    ".nrrd": "volume",
+    ".mha": "volume",
+    ".mhd": "volume",
+    ".gipl": "volume",
+    ".tiff": "tiff",
+    ".tif": "tiff",
+    ".png": "picture",
+    ".bmp": "picture",
+    ".jpg": "picture",
+    ".jpeg": "picture",
+}
+
+# JPEG would change label values, BMP holds 8 bits only, and a .mhd is two files, which can't be replaced at once.
+LABEL_ENDINGS = {".jpg": ".png", ".jpeg": ".png", ".bmp": ".png", ".mhd": ".mha"}
+
+
+def file_ending(name: str) -> str | None:
+    """The readable ending of a file name as it is written there (``.nii.gz``, ``.BMP``); None for other files."""
+    lower = name.lower()
+    for ending in KINDS:
+        if lower.endswith(ending) and len(lower) > len(ending):
+            return name[-len(ending) :]
+    return None
+
+
+def label_ending(image_ending: str) -> str:
+    """The ending of label files that belong to images with `image_ending`: the same where it can hold labels."""
+    return LABEL_ENDINGS.get(image_ending.lower(), image_ending)

@@ -1,0 +1,1 @@
+"""Plain network modules, built from a plan's configuration."""

@@ -1,0 +1,115 @@
+"""The plain U-Net with deep supervision, from a configuration."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from autoseg.artifacts.plan import Configuration
+from autoseg.networks.blocks import LEAK, TRANSPOSED, Head, Stage
+
+
+class UNet(nn.Module):
+    """Encoder, decoder with skips, and one segmentation head for each decoder stage.
+
+    Parameters
+    ----------
+    channels, classes : int
+        Input channels and output classes, background included.
+    features, convolutions, decoder_convolutions : sequence of int
+        One entry a stage (decoder: one less).
+    kernels, strides : sequence of sequences of int
+        One entry a stage.
+
+    Notes
+    -----
+    Ronneberger et al. 2015 in the form of Isensee et al. 2021: strided convolutions go down, transposed ones up,
+    instance norm and leaky ReLU (0.01) follow each convolution. Weights start as He normal, biases at zero.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        features: Sequence[int],
+        kernels: Sequence[Sequence[int]],
+        strides: Sequence[Sequence[int]],
+        convolutions: Sequence[int],
+        decoder_convolutions: Sequence[int],
+    ) -> None:
+        super().__init__()
+        d = len(strides[0])
+        self.strides = tuple(tuple(stride) for stride in strides)
+        before = [channels, *features[:-1]]
+        self.encoder = nn.ModuleList(
+            Stage(n_in, n_out, kernel, stride, count)
+            for n_in, n_out, kernel, stride, count in zip(before, features, kernels, strides, convolutions, strict=True)
+        )
+        # Decoder lists run from the coarsest level to the finest.
+        levels = list(range(len(features) - 2, -1, -1))
+        self.up = nn.ModuleList(
+            TRANSPOSED[d](features[level + 1], features[level], tuple(strides[level + 1]), tuple(strides[level + 1]))
+            for level in levels
+        )
+        self.decoder = nn.ModuleList(
+            Stage(2 * features[level], features[level], kernels[level], (1,) * d, count)
+            for level, count in zip(levels, decoder_convolutions, strict=True)
+        )
+        head_levels = levels or [0]
+        self.heads = nn.ModuleList(Head(features[level], classes, d) for level in head_levels)
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits at full resolution.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, C, *edges)
+            Edges divide by the product of the strides.
+
+        Returns
+        -------
+        Tensor, shape (B, K, *edges)
+        """
+        logits: Tensor = self.heads[-1](self._features(x)[-1])
+        return logits
+
+    def deep_logits(self, x: Tensor, num_levels: int) -> list[Tensor]:
+        """Logits of the finest decoder levels, the finest first."""
+        levels = self._features(x)
+        pairs = list(zip(self.heads, levels, strict=True))[::-1]
+        return [head(level) for head, level in pairs[:num_levels]]
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        """Feature maps of the decoder, the coarsest first."""
+        skips = []
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        if not len(self.decoder):
+            return [x]
+        levels = []
+        for up, stage, skip in zip(self.up, self.decoder, reversed(skips[:-1]), strict=True):
+            x = stage(up(x), skip)
+            levels.append(x)
+        return levels
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=LEAK)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def build_network(configuration: Configuration, num_channels: int, num_classes: int) -> UNet:
+    """The network of a configuration, with fresh weights."""
+    return UNet(
+        num_channels,
+        num_classes,
+        features=configuration.features_per_stage,
+        kernels=configuration.kernel_sizes,
+        strides=configuration.strides,
+        convolutions=configuration.n_conv_per_stage,
+        decoder_convolutions=configuration.n_conv_per_stage_decoder,
+    )

@@ -1,0 +1,370 @@
+"""The stages in order: the table of contents of the package.
+
+    raw folder -> dataset.json -> fingerprint.json -> plan.json -> preprocessed/ -> models/ -> predictions
+                                                                              -> evaluation -> comparison
+
+Stages don't know each other; what one needs of another is passed on here. Stage modules are imported where they
+are used, so that planning never waits for torch.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoseg.artifacts.base import read, write
+from autoseg.artifacts.dataset import Case, Dataset
+from autoseg.artifacts.evaluation import Evaluation
+from autoseg.artifacts.model import TrainedModel
+from autoseg.artifacts.overlay import overlay
+from autoseg.artifacts.plan import Plan
+from autoseg.artifacts.preprocessed import PreprocessedCase
+from autoseg.errors import ArtifactError, SettingError, nearest
+from autoseg.layout import FoldFolder, Workspace
+
+if TYPE_CHECKING:
+    from autoseg.predict.models import LoadedModel
+    from autoseg.predict.stage import Options, Volume
+    from autoseg.train.sampling import TrainingCase
+
+log = logging.getLogger(__name__)
+PREFERRED = ("3d_fullres", "2d")
+
+
+def plan(dataset: Dataset, workspace: Workspace, *, jobs: int, gpu_memory_gb: float) -> Plan:
+    """1 and 2: dataset -> fingerprint.json -> plan.json.
+
+    Raises
+    ------
+    SettingError
+        The workspace is the dataset's own folder.
+    """
+    from autoseg.fingerprint import stage as fingerprint_stage
+    from autoseg.plan import stage as plan_stage
+
+    if workspace.root.resolve() == Path(dataset.root).resolve():
+        raise SettingError(
+            "the workspace may not be the dataset's folder: both hold a dataset.json",
+            where=str(workspace.root),
+            hint="choose another folder with -w",
+        )
+    fingerprint = fingerprint_stage.run(dataset, workspace.fingerprint, jobs=jobs)
+    made = plan_stage.run(dataset, fingerprint, workspace.plan, gpu_memory_gb=gpu_memory_gb)
+    write(workspace.dataset, dataset)
+    return made
+
+
+def open_workspace(workspace: Workspace, settings: Sequence[str] = ()) -> tuple[Dataset, Plan]:
+    """The dataset and the plan of a workspace, with settings applied.
+
+    Raises
+    ------
+    ArtifactError
+        There is no plan here.
+    """
+    if not workspace.plan.exists() or not workspace.dataset.exists():
+        raise ArtifactError(
+            "this folder is not a workspace: it has no plan",
+            where=str(workspace.root),
+            hint="autoseg plan RAW -w DIR makes one; -w DIR names it",
+        )
+    return read(workspace.dataset, Dataset), overlay(read(workspace.plan, Plan), settings)
+
+
+def choose_configuration(plan: Plan, name: str | None) -> str:
+    """The configuration asked for; without one 3d_fullres, else 2d.
+
+    Raises
+    ------
+    SettingError
+        The plan has no such configuration.
+    """
+    if name is None:
+        return next((known for known in PREFERRED if known in plan.configurations), next(iter(plan.configurations)))
+    if name not in plan.configurations:
+        close = nearest(name, plan.configurations)
+        raise SettingError(
+            "there is no such configuration",
+            where="--configuration",
+            found=name,
+            allowed=", ".join(plan.configurations),
+            hint=f"did you mean {close}?" if close else None,
+        )
+    return name
+
+
+def preprocess(
+    workspace: Workspace, dataset: Dataset, plan: Plan, configuration_name: str, *, jobs: int
+) -> dict[str, PreprocessedCase]:
+    """3: raw cases -> preprocessed/<configuration>; only what is missing or stale."""
+    from autoseg.preprocess import stage
+
+    records = stage.run(dataset, plan, configuration_name, workspace, jobs=jobs)
+    return {record.name: record for record in records}
+
+
+def train(
+    workspace: Workspace,
+    folds: Sequence[int] | None,
+    *,
+    settings: Sequence[str],
+    configuration_name: str | None,
+    device_name: str,
+    jobs: int,
+    restart: bool = False,
+) -> dict[int, Evaluation]:
+    """4 to 6: train each fold, predict its validation cases, score them.
+
+    Parameters
+    ----------
+    folds : sequence of int or None
+        None: all.
+
+    Raises
+    ------
+    SettingError
+        A fold does not exist.
+    """
+    from autoseg.train import stage
+    from autoseg.train.hardware import choose_device
+
+    dataset, plan = open_workspace(workspace, settings)
+    name = choose_configuration(plan, configuration_name)
+    splits = stage.make_splits([case.name for case in dataset.cases], plan, workspace)
+    chosen = range(len(splits.folds)) if folds is None else folds
+    for fold in chosen:
+        if fold not in range(len(splits.folds)):
+            raise SettingError(
+                "there is no such fold",
+                found=fold,
+                allowed=f"0 to {len(splits.folds) - 1}, or all",
+                hint="autoseg train 0",
+            )
+    device = choose_device(device_name)
+    records = preprocess(workspace, dataset, plan, name, jobs=jobs)
+    evaluations = {}
+    for fold in chosen:
+        cases = splits.folds[fold]
+        names = (*cases.training, *cases.validation)
+        arrays = _training_cases(workspace, name, records, names, plan)
+        task = stage.FoldTask(
+            plan=plan,
+            settings=tuple(settings),
+            configuration_name=name,
+            fold=fold,
+            cases=cases,
+            naming=dataset.naming,
+            preprocessed=tuple(records[case] for case in names),
+        )
+        folder = workspace.fold(name, fold)
+        model = stage.run(
+            task,
+            [arrays[case] for case in cases.training],
+            [arrays[case] for case in cases.validation],
+            folder,
+            device=device,
+            jobs=jobs,
+            restart=restart,
+        )
+        evaluations[fold] = _validate(dataset, records, arrays, model, folder, device_name, jobs)
+        log.info("fold %d: %s", fold, summary_line(evaluations[fold]))
+    return evaluations
+
+
+def _training_cases(
+    workspace: Workspace, configuration: str, records: Mapping[str, PreprocessedCase], names: Sequence[str], plan: Plan
+) -> dict[str, "TrainingCase"]:
+    """The cases' arrays: in memory where all fit the plan's share of it, else read patch by patch."""
+    from math import prod
+
+    from autoseg.executor import available_memory_bytes
+    from autoseg.preprocess.store import load_case, open_case
+    from autoseg.train.sampling import TrainingCase
+
+    # float32 for each channel, int16 for the label.
+    needed = sum(prod(records[name].placement.shape) * (4 * records[name].num_channels + 2) for name in names)
+    in_memory = needed <= plan.training.memory_share * available_memory_bytes()
+    if not in_memory:
+        log.info("the cases take %.1f GB: patches are read from disk", needed / 1e9)
+    get = load_case if in_memory else open_case
+    cases = {}
+    for name in names:
+        case = get(workspace.case(configuration, name))
+        cases[name] = TrainingCase(name, case.image, case.label, case.locations)
+    return cases
+
+
+def _validate(
+    dataset: Dataset,
+    records: Mapping[str, PreprocessedCase],
+    arrays: Mapping[str, "TrainingCase"],
+    model: TrainedModel,
+    folder: FoldFolder,
+    device_name: str,
+    jobs: int,
+) -> Evaluation:
+    """Predict and score a fold's validation cases; they are preprocessed already."""
+    import numpy as np
+
+    from autoseg.predict import stage
+    from autoseg.train.hardware import choose_device
+
+    def volume(name: str) -> stage.Volume:
+        return stage.Volume(np.asarray(arrays[name].image_czyx[..., :], dtype=np.float32), records[name].placement)
+
+    device = choose_device(device_name)
+    by_name = {case.name: case for case in dataset.cases}
+    names = model.cases.validation
+    files = {name: name + _label_ending(by_name[name]) for name in names}
+    stage.run(
+        stage.load_models([folder], device),
+        {name: partial(volume, name) for name in names},
+        folder.validation,
+        files,
+        device=device,
+        options=stage.Options(),
+    )
+    root = Path(dataset.root)
+    return evaluate(
+        {name: folder.validation / files[name] for name in names},
+        {name: root / (by_name[name].label or "") for name in names},
+        dataset.labels,
+        folder.evaluation,
+        tolerance_mm=1.0,
+        jobs=jobs,
+    )
+
+
+def _label_ending(case: Case) -> str:
+    """Ending of a case's predicted label map: that of its image, or of what labels are kept in beside it."""
+    from autoseg.images.endings import file_ending, label_ending
+
+    return label_ending(file_ending(case.images[0]) or ".nii.gz")
+
+
+def predict(
+    workspace: Workspace,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    configuration_name: str | None,
+    folds: Sequence[int] | None,
+    device_name: str,
+    options: "Options",
+) -> dict[str, Path]:
+    """5: new volumes -> label maps, by the mean logits of the folds.
+
+    Parameters
+    ----------
+    folds : sequence of int or None
+        None: every fold that is trained.
+
+    Returns
+    -------
+    dict of str to Path
+        Label map of each case.
+    """
+    from autoseg.datasets.layouts import group_inputs
+    from autoseg.predict import stage
+    from autoseg.train.hardware import choose_device, keep_freed_memory
+
+    _, plan = open_workspace(workspace)
+    name = choose_configuration(plan, configuration_name)
+    folders = _fold_folders(workspace, name, folds)
+    device = choose_device(device_name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    models = stage.load_models(folders, device)
+    first = models[0]
+    cases = group_inputs(inputs, first.manifest.naming, len(first.plan.channel_names))
+    files = {case.name: case.name + _label_ending(case) for case in cases}
+    log.info("%d cases, %s folds %s", len(cases), name, ", ".join(str(model.manifest.fold) for model in models))
+    volumes: dict[str, Callable[[], Volume]] = {case.name: partial(_read_volume, case, first) for case in cases}
+    stage.run(models, volumes, out, files, device=device, options=options)
+    return {case: out / file for case, file in files.items()}
+
+
+def _fold_folders(workspace: Workspace, configuration: str, folds: Sequence[int] | None) -> list[FoldFolder]:
+    if folds is not None:
+        return [workspace.fold(configuration, fold) for fold in folds]
+    folders = [FoldFolder(path) for path in sorted(workspace.models(configuration).glob("fold_*"))]
+    trained = [folder for folder in folders if folder.weights.exists()]
+    if not trained:
+        raise SettingError(
+            "no fold is trained yet",
+            where=str(workspace.models(configuration)),
+            hint=f"autoseg train 0 --configuration {configuration} -w {workspace.root}",
+        )
+    return trained
+
+
+def _read_volume(case: Case, model: "LoadedModel") -> "Volume":
+    from autoseg.datasets.load import read_input
+    from autoseg.predict.stage import Volume
+    from autoseg.transforms.chain import forward
+
+    prepared = forward(read_input(case, len(model.plan.channel_names)), None, model.plan, model.configuration)
+    return Volume(prepared.image_czyx, prepared.placement)
+
+
+def evaluate(
+    predicted: Mapping[str, Path],
+    reference: Mapping[str, Path],
+    labels: Mapping[str, int] | None,
+    out: Path,
+    *,
+    tolerance_mm: float,
+    jobs: int,
+) -> Evaluation:
+    """6: label maps and their references -> evaluation.json."""
+    from autoseg.evaluate import stage
+    from autoseg.executor import case_executor
+
+    # Starting workers takes longer than scoring a few cases.
+    few = len(reference) < 8 * jobs
+    with case_executor(1 if few else jobs) as executor:
+        return stage.run(predicted, reference, labels, out, tolerance_mm=tolerance_mm, executor=executor)
+
+
+def describe(plan: Plan) -> list[str]:
+    """The plan's main choices, a line for each configuration."""
+    lines = []
+    for name, configuration in plan.configurations.items():
+        spacing = " x ".join(f"{value:.4g}" for value in configuration.spacing)
+        patch = "x".join(str(edge) for edge in configuration.patch_size)
+        schemes = ", ".join(
+            f"{channel}: {scheme}"
+            for channel, scheme in zip(plan.channel_names, configuration.normalization_schemes, strict=True)
+        )
+        lines.append(
+            f"{name}: spacing {spacing} mm, patch {patch}, batch {configuration.batch_size}, "
+            f"{configuration.n_stages} stages, {schemes}"
+        )
+    if any(len(c.mirror_axes) < len(c.patch_size) for c in plan.configurations.values()):
+        lines.append(
+            "labels tell left from right: the left-right axis is not mirrored, in training or prediction "
+            "(nnU-Net mirrors it)"
+        )
+    return lines
+
+
+def score_table(evaluation: Evaluation) -> list[str]:
+    """Mean scores as lines of a table, one a label."""
+    metrics = ("dice", "nsd", "hd95_mm", "assd_mm", "volume_difference_ml")
+    rows: list[tuple[str, ...]] = [("label", *metrics)]
+    for name, scores in (*evaluation.summary.labels.items(), ("mean", evaluation.summary.mean)):
+        values = (getattr(scores, metric) for metric in metrics)
+        rows.append((name, *("-" if value is None else f"{value:.4f}" for value in values)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def summary_line(evaluation: Evaluation) -> str:
+    """Mean Dice and the Dice of each label in one line."""
+    labels = ", ".join(f"{name} {_dice(scores.dice)}" for name, scores in evaluation.summary.labels.items())
+    return f"mean Dice {_dice(evaluation.summary.mean.dice)} over {len(evaluation.cases)} cases ({labels})"
+
+
+def _dice(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""Stage 2: fingerprint -> plan.json, by nnU-Net's rules."""

@@ -1,0 +1,69 @@
+"""Plan a dataset: fingerprint and dataset -> plan.json."""
+
+import logging
+from pathlib import Path
+
+from autoseg.artifacts.base import digest, read, write
+from autoseg.artifacts.dataset import Dataset
+from autoseg.artifacts.fingerprint import Fingerprint
+from autoseg.artifacts.plan import Plan
+from autoseg.plan.configurations import plan_configurations, target_grid
+from autoseg.plan.mirroring import mirror_axes
+from autoseg.plan.normalization import masked, normalization_schemes
+
+log = logging.getLogger(__name__)
+
+
+def make_plan(dataset: Dataset, fingerprint: Fingerprint, gpu_memory_gb: float) -> Plan:
+    """Every choice, from what the dataset measures; pure."""
+    grid = target_grid(
+        [case.geometry.spacing_mm for case in fingerprint.cases],
+        [case.shape_after_crop for case in fingerprint.cases],
+    )
+    schemes = normalization_schemes(dataset.channel_names)
+    configurations = plan_configurations(
+        grid,
+        num_cases=dataset.num_training,
+        num_labels=len(dataset.labels),
+        schemes=schemes,
+        use_mask=masked(schemes, fingerprint.median_relative_size_after_cropping),
+        mirror=mirror_axes(dataset.labels, [case.geometry for case in fingerprint.cases], grid.forward),
+        gpu_memory_gb=gpu_memory_gb,
+    )
+    return Plan(
+        inputs_sha256=digest(dataset, fingerprint, str(gpu_memory_gb)),
+        gpu_memory_gb=gpu_memory_gb,
+        channel_names=dataset.channel_names,
+        labels=dataset.labels,
+        transpose_forward=grid.forward,
+        transpose_backward=grid.backward,
+        original_median_spacing=_triple(grid.original_spacing),
+        original_median_shape=_triple(grid.original_shape),
+        intensities=fingerprint.intensities,
+        configurations=configurations,
+    )
+
+
+def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:
+    z, y, x = values
+    return z, y, x
+
+
+def run(dataset: Dataset, fingerprint: Fingerprint, out: Path, *, gpu_memory_gb: float = 8.0) -> Plan:
+    """Write plan.json, unless the one at `out` was made from the same inputs.
+
+    Notes
+    -----
+    A plan edited by hand keeps its inputs' hash and is left alone. When the inputs change, the old plan is kept
+    beside the new one, so that no edit is lost.
+    """
+    plan = make_plan(dataset, fingerprint, gpu_memory_gb)
+    if out.exists():
+        old = read(out, Plan)
+        if old.inputs_sha256 == plan.inputs_sha256:
+            return old
+        previous = out.with_name("plan.previous.json")
+        write(previous, old)
+        log.warning("the dataset or the memory target changed: planning again, the old plan is now %s", previous)
+    write(out, plan)
+    return plan

@@ -1,0 +1,1 @@
+"""Stage 5: models + images -> label maps on the images' own grid."""

@@ -1,0 +1,103 @@
+"""Trained folds, loaded and held against each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from autoseg.artifacts.base import read
+from autoseg.artifacts.model import TrainedModel
+from autoseg.artifacts.plan import Configuration, Plan
+from autoseg.errors import ArtifactError, SettingError
+from autoseg.layout import FoldFolder
+from autoseg.networks.unet import UNet, build_network
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A fold ready to predict."""
+
+    manifest: TrainedModel
+    network: UNet
+    folder: Path
+
+    @property
+    def plan(self) -> Plan:
+        """The plan it was trained by."""
+        return self.manifest.plan
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration it was trained in."""
+        return self.manifest.configuration
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """Arithmetic for prediction: as trained on the same kind of device, else float32 on CPUs and half on GPUs.
+
+        Notes
+        -----
+        Not measured anew, so that the same command gives the same file twice.
+        """
+        if torch.device(self.manifest.device).type == device.type:
+            return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
+                self.manifest.precision
+            ]
+        return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def load_model(folder: FoldFolder, device: torch.device) -> LoadedModel:
+    """Read a finished fold.
+
+    Raises
+    ------
+    SettingError
+        The fold was not trained, or not to its end.
+    ArtifactError
+        Its weights don't fit its plan.
+    """
+    if not folder.manifest.exists():
+        raise SettingError(
+            "a fold is not trained", where=str(folder.root), hint=f"autoseg train {folder.root.name.split('_')[-1]}"
+        )
+    manifest = read(folder.manifest, TrainedModel)
+    if not manifest.finished or not folder.weights.exists():
+        raise SettingError(
+            "a fold's training is not finished",
+            where=str(folder.root),
+            found=f"{manifest.iterations} iterations" if manifest.iterations else "no final weights",
+            hint=f"autoseg train {manifest.fold} goes on with it",
+        )
+    network = build_network(manifest.configuration, len(manifest.plan.channel_names), manifest.plan.num_classes)
+    try:
+        network.load_state_dict(load_file(folder.weights))
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise ArtifactError("weights can't be read", where=str(folder.weights), found=str(error)) from error
+    return LoadedModel(manifest, network.to(device).eval(), folder.root)
+
+
+def check_agreement(models: Sequence[LoadedModel]) -> None:
+    """Folds averaged together must work on the same grid with the same classes.
+
+    Raises
+    ------
+    SettingError
+        They don't.
+    """
+    first = models[0]
+    for other in models[1:]:
+        same = (
+            other.configuration == first.configuration
+            and other.plan.labels == first.plan.labels
+            and other.plan.channel_names == first.plan.channel_names
+            and other.plan.intensities == first.plan.intensities
+            and other.plan.transpose_forward == first.plan.transpose_forward
+        )
+        if not same:
+            raise SettingError(
+                "folds of different plans can't be averaged",
+                where=f"{first.folder} and {other.folder}",
+                hint="name folds of one plan with --folds",
+            )

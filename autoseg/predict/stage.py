@@ -1,0 +1,175 @@
+"""Predict cases with the mean logits of one or more folds; writes label maps and prediction.json."""
+
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from autoseg.artifacts.base import atomic_path, digest, read, write
+from autoseg.artifacts.prediction import PredictionSet
+from autoseg.artifacts.preprocessed import Placement
+from autoseg.errors import ArtifactError
+from autoseg.images.io import write_label
+from autoseg.layout import FoldFolder
+from autoseg.predict.models import LoadedModel, check_agreement, load_model
+from autoseg.predict.sliding import sliding_logits
+from autoseg.transforms.chain import restore_labels, restore_probabilities
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to predict.
+
+    Attributes
+    ----------
+    mirroring : bool
+        Average over every mirroring the plan allows.
+    step : float
+        Greatest distance of neighbouring windows, in patch edges; above 0, at most 1.
+    save_probabilities : bool
+        Also write CASE.npz: `probabilities`, float16, (C, Z, Y, X) on the input's grid.
+    """
+
+    mirroring: bool = True
+    step: float = 0.5
+    save_probabilities: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A case ready for the network."""
+
+    image_czyx: NDArray[np.float32]
+    placement: Placement
+
+
+def load_models(folders: Sequence[FoldFolder], device: torch.device) -> list[LoadedModel]:
+    """The folds, checked to fit together."""
+    models = [load_model(folder, device) for folder in folders]
+    check_agreement(models)
+    return models
+
+
+def run(
+    models: Sequence[LoadedModel],
+    cases: Mapping[str, Callable[[], Volume]],
+    out: Path,
+    files: Mapping[str, str],
+    *,
+    device: torch.device,
+    options: Options,
+) -> PredictionSet:
+    """Predict what is missing in `out`.
+
+    Parameters
+    ----------
+    models : sequence of LoadedModel
+        Their logits are averaged.
+    cases : mapping of str to callable
+        Each gives its case's volume when called.
+    out : Path
+        Folder for the label maps.
+    files : mapping of str to str
+        File name of each case's label map.
+    device : torch.device
+    options : Options
+
+    Returns
+    -------
+    PredictionSet
+
+    Raises
+    ------
+    ArtifactError
+        `out` can't be written.
+    """
+    first = models[0]
+    mirror_axes = first.configuration.mirror_axes if options.mirroring else ()
+    record = PredictionSet(
+        inputs_sha256=digest(
+            *(model.manifest.inputs_sha256 + model.manifest.autoseg_version for model in models),
+            *(str(model.manifest.iterations) for model in models),
+            f"{mirror_axes} {options.step}",
+        ),
+        models=tuple(str(model.folder) for model in models),
+        configuration_name=first.manifest.configuration_name,
+        mirror_axes=mirror_axes,
+        step=options.step,
+        files=dict(files),
+    )
+    fresh = _same_as_before(out / "prediction.json", record)
+    write(out / "prediction.json", record)
+    missing = [name for name in cases if not (fresh and _is_done(out, files[name], options))]
+    if len(missing) < len(cases):
+        log.info("%d of %d cases are predicted already", len(cases) - len(missing), len(cases))
+    for name in tqdm(missing, desc="predict", unit="case", disable=not sys.stderr.isatty()):
+        volume = cases[name]()
+        logits = mean_logits(models, volume.image_czyx, device=device, mirror_axes=mirror_axes, step=options.step)
+        target = out / files[name]
+        if options.save_probabilities:
+            probabilities = restore_probabilities(logits, volume.placement, first.plan, first.configuration)
+            with atomic_path(probabilities_file(target)) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, probabilities=probabilities)
+        labels = restore_labels(logits, volume.placement, first.plan, first.configuration)
+        write_label(target, labels, volume.placement.geometry)
+        log.info("%s -> %s", name, target)
+    return record
+
+
+def mean_logits(
+    models: Sequence[LoadedModel],
+    image_czyx: NDArray[np.float32],
+    *,
+    device: torch.device,
+    mirror_axes: Sequence[int],
+    step: float,
+) -> NDArray[np.float32]:
+    """Mean of the folds' logits on the network's grid, float32, shape (K, Z, Y, X)."""
+    total: torch.Tensor | None = None
+    for model in models:
+        logits = sliding_logits(
+            model.network,
+            image_czyx,
+            model.plan.num_classes,
+            model.configuration.patch_size,
+            device=device,
+            dtype=model.dtype(device),
+            mirror_axes=mirror_axes,
+            step=step,
+        )
+        total = logits if total is None else total.add_(logits)
+    if total is None:
+        message = "no models"
+        raise ValueError(message)
+    mean: NDArray[np.float32] = total.div_(len(models)).numpy()
+    return mean
+
+
+def probabilities_file(label_file: Path) -> Path:
+    """CASE.npz beside CASE's label map."""
+    from autoseg.images.endings import file_ending
+
+    ending = file_ending(label_file.name) or label_file.suffix
+    return label_file.with_name(label_file.name[: -len(ending)] + ".npz")
+
+
+def _is_done(out: Path, file: str, options: Options) -> bool:
+    target = out / file
+    return target.exists() and (not options.save_probabilities or probabilities_file(target).exists())
+
+
+def _same_as_before(path: Path, record: PredictionSet) -> bool:
+    if not path.exists():
+        return False
+    try:
+        return read(path, PredictionSet).inputs_sha256 == record.inputs_sha256
+    except ArtifactError:
+        return False

@@ -1,0 +1,54 @@
+"""What is stored of a case beside its arrays: how much foreground there is, and where."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_LOCATIONS = 10_000
+LEAST_SHARE = 0.01
+
+
+def foreground_locations(label_zyx: NDArray[np.int16], name: str) -> NDArray[np.int32]:
+    """A sample of each class's voxels, for patches that have to contain foreground.
+
+    Parameters
+    ----------
+    label_zyx : ndarray of int16, shape (Z, Y, X)
+        Only values above 0 are foreground.
+    name : str
+        Of the case; the same name and label give the same sample.
+
+    Returns
+    -------
+    ndarray of int32, shape (N, 4)
+        Label value, z, y, x; classes ascending, voxels of a class in the array's order. Of each class 10,000
+        voxels, or all where there are fewer, or 1 % where that is more.
+
+    Notes
+    -----
+    Source: nnU-Net v2 (2.8.1).
+    """
+    generator = np.random.default_rng(int.from_bytes(sha256(name.encode()).digest()[:8], "little"))
+    flat = label_zyx.reshape(-1)
+    places = np.flatnonzero(flat > 0)
+    values = flat[places]
+    rows = [np.empty((0, 4), np.int32)]
+    for value in np.unique(values):
+        mine = places[values == value]
+        wanted = max(min(MAX_LOCATIONS, len(mine)), int(np.ceil(LEAST_SHARE * len(mine))))
+        chosen = mine if wanted == len(mine) else np.sort(generator.choice(mine, wanted, replace=False))
+        zyx = np.unravel_index(chosen, label_zyx.shape)
+        rows.append(np.stack([np.full(len(chosen), value), *zyx], axis=1).astype(np.int32))
+    return np.concatenate(rows)
+
+
+def foreground_voxels(label_zyx: NDArray[np.int16], labels: Mapping[str, int]) -> dict[str, int]:
+    """How many voxels each foreground label has, by its name, in order of the values."""
+    counts = np.bincount(label_zyx[label_zyx > 0])
+    return {
+        name: int(counts[value]) if value < len(counts) else 0
+        for name, value in sorted(labels.items(), key=lambda item: item[1])
+        if value != 0
+    }

@@ -1,0 +1,203 @@
+"""Stage: dataset + plan -> preprocessed/."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from autoseg.artifacts.base import digest, read
+from autoseg.artifacts.dataset import Case, Dataset
+from autoseg.artifacts.plan import Configuration, Plan
+from autoseg.artifacts.preprocessed import PreprocessedCase
+from autoseg.artifacts.stamp import case_stamp
+from autoseg.datasets.load import read_case
+from autoseg.errors import ArtifactError, SettingError, nearest
+from autoseg.executor import case_executor, jobs_that_fit, run_cases
+from autoseg.images.io import read_geometry
+from autoseg.layout import CaseFiles, Workspace
+from autoseg.preprocess.case import foreground_locations, foreground_voxels
+from autoseg.preprocess.store import write_case
+from autoseg.transforms.chain import forward
+
+FORMAT = "1"  # to be raised when the same inputs would give other arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """All that a worker needs to preprocess one case."""
+
+    case: Case
+    root: Path
+    files: CaseFiles
+    plan: Plan
+    configuration: Configuration
+    inputs_sha256: str
+
+
+def run(
+    dataset: Dataset, plan: Plan, configuration_name: str, workspace: Workspace, *, jobs: int
+) -> tuple[PreprocessedCase, ...]:
+    """Bring every case onto the network's grid.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    plan : Plan
+    configuration_name : str
+        One of the plan's.
+    workspace : Workspace
+        Arrays and records go to its folder of this configuration.
+    jobs : int
+        Cases at a time, at most; fewer where memory does not allow so many.
+
+    Returns
+    -------
+    tuple of PreprocessedCase
+        In the dataset's order. Cases that are there already, from the same files and the same choices, are not
+        done again.
+
+    Raises
+    ------
+    SettingError
+        The plan has no such configuration.
+    DatasetError
+        A case can't be read or breaks the dataset's promises.
+    ArtifactError
+        The workspace can't be written.
+    """
+    configuration = _configuration(plan, configuration_name)
+    root = Path(dataset.root)
+    tasks = []
+    for case in dataset.cases:
+        inputs = inputs_digest(root, case, plan, configuration)
+        files = workspace.case(configuration_name, case.name)
+        tasks.append(Task(case, root, files, plan, configuration, inputs))
+    records = {task.case.name: _read_fresh(task) for task in tasks}
+    missing = [task for task in tasks if records[task.case.name] is None]
+    if missing:
+        check_writable(workspace.preprocessed(configuration_name))
+        at_once = min(jobs, len(missing))
+        if at_once > 1:
+            at_once = jobs_that_fit(at_once, _case_bytes(missing, len(dataset.channel_names)))
+        with case_executor(at_once) as executor:
+            done = run_cases(
+                executor,
+                preprocess_case,
+                missing,
+                name_of=lambda task: task.case.name,
+                progress=f"preprocess {configuration_name}",
+            )
+        records |= {record.name: record for record in done}
+    return tuple(record for record in records.values() if record is not None)
+
+
+def preprocess_case(task: Task) -> PreprocessedCase:
+    """Read one case, bring it onto the network's grid, store it; runs in a worker process.
+
+    Raises
+    ------
+    DatasetError
+        As `read_case`.
+    ArtifactError
+        As `write_case`.
+    """
+    labels = task.plan.labels
+    image, label = read_case(task.case, task.root, len(task.plan.channel_names), tuple(labels.values()))
+    prepared = forward(image, label, task.plan, task.configuration)
+    values = prepared.label_zyx
+    if values is None:  # only without a label map, and read_case has seen to that
+        raise ArtifactError("a case has no label", where=f"case {task.case.name}")
+    record = PreprocessedCase(
+        name=task.case.name,
+        inputs_sha256=task.inputs_sha256,
+        placement=prepared.placement,
+        num_channels=len(prepared.image_czyx),
+        foreground_voxels=foreground_voxels(values, labels),
+    )
+    locations = foreground_locations(values, task.case.name)
+    write_case(task.files, prepared.image_czyx, values, locations, record, task.configuration.patch_size)
+    return record
+
+
+def inputs_digest(root: Path, case: Case, plan: Plan, configuration: Configuration) -> str:
+    """Of the case's files and of those parts of the plan that shape its arrays; training's knobs are not among them."""
+    choices = {
+        "transpose_forward": plan.transpose_forward,
+        "labels": sorted(plan.labels.items()),
+        "spacing": configuration.spacing,
+        "normalization_schemes": configuration.normalization_schemes,
+        "use_mask_for_norm": configuration.use_mask_for_norm,
+        "intensities": [
+            statistics if scheme == "ct" else None
+            for scheme, statistics in zip(configuration.normalization_schemes, plan.intensities, strict=True)
+        ],
+        "resampling": {
+            key: value
+            for key, value in msgspec.structs.asdict(configuration.resampling).items()
+            if not key.startswith("probabilities")
+        },
+    }
+    return digest(FORMAT, case.name, str(root), case_stamp(root, case), msgspec.json.encode(choices))
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before the work, rather than after the first case, that a folder can't be written.
+
+    Raises
+    ------
+    ArtifactError
+        It can't.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"probe")
+    except OSError as error:
+        raise ArtifactError(
+            "the workspace can't be written",
+            where=str(folder),
+            found=error.strerror or str(error),
+            hint="check permissions and free space, or choose another workspace with -w",
+        ) from error
+
+
+def _configuration(plan: Plan, name: str) -> Configuration:
+    if name not in plan.configurations:
+        close = nearest(name, plan.configurations)
+        raise SettingError(
+            "the plan has no such configuration",
+            found=name,
+            allowed=", ".join(plan.configurations),
+            hint=f"did you mean {close}?" if close else None,
+        )
+    return plan.configurations[name]
+
+
+def _read_fresh(task: Task) -> PreprocessedCase | None:
+    """The case's record, if its arrays are there and were made from the same inputs."""
+    files = task.files
+    try:
+        found = read(files.record, PreprocessedCase)
+    except ArtifactError:
+        return None
+    whole = all(file.is_file() for file in (files.image, files.label, files.locations))
+    return found if whole and found.inputs_sha256 == task.inputs_sha256 else None
+
+
+def _case_bytes(tasks: list[Task], num_channels: int) -> int:
+    """Peak memory of a case, estimated from the one with the largest files."""
+
+    def stored(task: Task) -> int:
+        files = [task.root / file for file in task.case.images]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+    largest = max(tasks, key=stored)
+    geometry = read_geometry([largest.root / file for file in largest.case.images], case=largest.case.name)
+    voxels = geometry.shape[0] * geometry.shape[1] * geometry.shape[2]
+    new = 1.0
+    spacing = [geometry.spacing_mm[axis] for axis in largest.plan.transpose_forward]
+    for old, target in zip(spacing[-len(largest.configuration.spacing) :], largest.configuration.spacing, strict=True):
+        new *= old / target
+    # Read and cropped copies of all channels, the new ones, and intermediate arrays of one.
+    return int(4 * voxels * (2 * num_channels + 4 + (num_channels + 6) * max(new, 1.0)))

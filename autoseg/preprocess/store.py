@@ -1,0 +1,208 @@
+"""A preprocessed case on disk: arrays -> chunked compressed files, and back whole or patch by patch."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.artifacts.base import write
+from autoseg.artifacts.preprocessed import PreprocessedCase
+from autoseg.errors import ArtifactError
+from autoseg.layout import CaseFiles
+
+CHUNK_VOXELS = 2**18  # 1 MiB of single precision: fits the cache of one core
+BLOCK_VOXELS = 2**13  # what is unpacked at a time
+Slices = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A case whose arrays stay on disk; each is opened when it is first asked for.
+
+    Attributes
+    ----------
+    files : CaseFiles
+    """
+
+    files: CaseFiles
+
+    @cached_property
+    def image(self) -> Any:  # noqa: ANN401 - blosc2 has no types
+        """The image as a memory-mapped blosc2 array, float32, (C, Z, Y, X)."""
+        return _open(self.files.image)
+
+    @cached_property
+    def label(self) -> Any:  # noqa: ANN401 - blosc2 has no types
+        """The label map as a memory-mapped blosc2 array, int16, (Z, Y, X)."""
+        return _open(self.files.label)
+
+    @cached_property
+    def locations(self) -> NDArray[np.int32]:
+        """Sampled foreground voxels, int32, (N, 4): label value, z, y, x."""
+        return _whole(self.files.locations)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the grid, along (Z, Y, X)."""
+        z, y, x = self.label.shape
+        return z, y, x
+
+    def read(self, slices: Slices) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+        """Image (C, z, y, x) and label (z, y, x) of a box within the grid."""
+        return np.asarray(self.image[(slice(None), *slices)]), np.asarray(self.label[slices])
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCase:
+    """A case in memory; answers as `StoredCase`.
+
+    Attributes
+    ----------
+    image : ndarray of float32, shape (C, Z, Y, X)
+    label : ndarray of int16, shape (Z, Y, X)
+    locations : ndarray of int32, shape (N, 4)
+    """
+
+    image: NDArray[np.float32]
+    label: NDArray[np.int16]
+    locations: NDArray[np.int32]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the grid, along (Z, Y, X)."""
+        z, y, x = self.label.shape
+        return z, y, x
+
+    def read(self, slices: Slices) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+        """Image (C, z, y, x) and label (z, y, x) of a box within the grid: views, not copies."""
+        return self.image[(slice(None), *slices)], self.label[slices]
+
+
+def write_case(
+    files: CaseFiles,
+    image_czyx: NDArray[np.float32],
+    label_zyx: NDArray[np.int16],
+    locations: NDArray[np.int32],
+    record: PreprocessedCase,
+    patch_size: Sequence[int],
+) -> None:
+    """Write the arrays, then the record whose presence says that they are whole.
+
+    Parameters
+    ----------
+    files : CaseFiles
+    image_czyx : ndarray of float32, shape (C, Z, Y, X)
+    label_zyx : ndarray of int16, shape (Z, Y, X)
+    locations : ndarray of int32, shape (N, 4)
+    record : PreprocessedCase
+    patch_size : sequence of int, length 2 or 3
+        What will be read at a time, for the shape of the chunks.
+
+    Raises
+    ------
+    ArtifactError
+        A file can't be written.
+    """
+    # An old record must not vouch for new arrays while they are being exchanged.
+    _remove(files.record)
+    chunk, block = chunk_shapes(label_zyx.shape, patch_size)
+    _write(files.image, image_czyx, (1, *chunk), (1, *block))
+    _write(files.label, label_zyx, chunk, block)
+    _write(files.locations, locations, None, None)
+    write(files.record, record)
+
+
+def open_case(files: CaseFiles) -> StoredCase:
+    """A case to be read patch by patch; nothing is opened yet."""
+    return StoredCase(files)
+
+
+def load_case(files: CaseFiles) -> LoadedCase:
+    """Read a case's arrays whole.
+
+    Raises
+    ------
+    ArtifactError
+        A file is missing or damaged.
+    """
+    return LoadedCase(_whole(files.image), _whole(files.label), _whole(files.locations))
+
+
+def chunk_shapes(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Edges of the chunks, at most those of the patch, and of the blocks in them, in voxels.
+
+    Notes
+    -----
+    The longest edge is halved until the voxels are few enough: near-cubes waste the least around a patch that
+    lies anywhere. Patches of 2D networks get flat chunks.
+    """
+    patch = (1,) * (3 - len(patch_size)) + tuple(patch_size)
+    chunk = _halved([min(n, p) for n, p in zip(shape, patch, strict=True)], CHUNK_VOXELS)
+    return chunk, _halved(list(chunk), BLOCK_VOXELS)
+
+
+def _halved(edges: list[int], most: int) -> tuple[int, ...]:
+    while prod(edges) > most:
+        longest = edges.index(max(edges))
+        edges[longest] = (edges[longest] + 1) // 2
+    return tuple(edges)
+
+
+def _write(path: Path, array: NDArray[Any], chunks: tuple[int, ...] | None, blocks: tuple[int, ...] | None) -> None:
+    packed = blosc2.asarray(
+        np.ascontiguousarray(array),
+        chunks=chunks,
+        blocks=blocks,
+        contiguous=True,  # one buffer, which is the file
+        cparams=blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=1, filters=[blosc2.Filter.SHUFFLE], nthreads=1),
+        dparams=blosc2.DParams(nthreads=1),
+    )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Python's own writing reports a full disk properly. Nothing is flushed here: that took half of the
+            # time for small cases, and after a power cut a file that is not whole does not open.
+            temporary.write_bytes(packed.to_cframe())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            "a preprocessed case can't be written",
+            where=str(path),
+            found=error.strerror or str(error),
+            hint="check the disk's free space and the folder's permissions",
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            "an old file can't be removed", where=str(path), found=str(error), hint="check the folder's permissions"
+        ) from error
+
+
+def _open(path: Path) -> Any:  # noqa: ANN401 - blosc2 has no types
+    try:
+        return blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ArtifactError(
+            "a preprocessed case can't be read",
+            where=str(path),
+            found=str(error),
+            hint="remove its .json record and run autoseg preprocess again",
+        ) from error
+
+
+def _whole(path: Path) -> NDArray[Any]:
+    return np.asarray(_open(path)[:])

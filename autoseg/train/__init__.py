@@ -1,0 +1,1 @@
+"""Stage 4: preprocessed cases + plan -> models/<configuration>/fold_<k>."""

@@ -1,0 +1,114 @@
+"""metrics.jsonl, progress.png and the bar: how a person follows training."""
+
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from autoseg.artifacts.base import atomic_path
+from autoseg.train.loop import EpochReport
+
+log = logging.getLogger(__name__)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Records of metrics.jsonl; a line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def rewind_metrics(path: Path, epochs: int) -> None:
+    """Keep the records of the first `epochs` epochs: later ones are about to be trained again."""
+    records = [record for record in read_metrics(path) if record["epoch"] < epochs]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def append_metrics(path: Path, report: EpochReport) -> None:
+    """Add one epoch's record."""
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(report)) + "\n")
+
+
+def draw_progress(path: Path, metrics: list[dict[str, Any]]) -> None:
+    """Loss, Dice and learning rate over the epochs as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    epochs = [record["epoch"] + 1 for record in metrics]
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, dice, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
+    losses.plot(epochs, [record["train_loss"] for record in metrics], label="training loss")
+    losses.plot(epochs, [_number(record["validation_loss"]) for record in metrics], label="validation loss (patches)")
+    losses.set_ylabel("Dice + cross-entropy")
+    losses.legend()
+    dice.plot(epochs, [_number(record["patch_dice"]) for record in metrics], color="tab:green", label="mean")
+    dice.set_ylabel("Dice of validation patches")
+    dice.set_ylim(0, 1)
+    dice.legend()
+    rate.plot(epochs, [record["learning_rate"] for record in metrics], color="tab:gray")
+    rate.set_ylabel("learning rate")
+    rate.set_xlabel("epoch")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+class ProgressBar:
+    """A bar on a terminal, a line an epoch elsewhere.
+
+    The bar counts per cent of the schedule, so its time left is right for runs by count and by time alike.
+    """
+
+    def __init__(self, title: str, progress: float) -> None:
+        self._bar = tqdm(
+            total=100.0,
+            initial=round(100 * progress, 2),
+            desc=title,
+            disable=not sys.stderr.isatty(),
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        )
+        self._loss: float | None = None
+        self._dice: float | None = None
+
+    def step(self, progress: float, loss: float) -> None:
+        """Show an iteration."""
+        self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
+        shown = {"loss": f"{self._loss:.3f}"}
+        if self._dice is not None:
+            shown["patch Dice"] = f"{self._dice:.3f}"
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(100 * progress - self._bar.n)
+
+    def epoch(self, report: EpochReport) -> None:
+        """Show an epoch."""
+        self._dice = report.patch_dice
+        dice = "-" if report.patch_dice is None else f"{report.patch_dice:.4f}"
+        line = (
+            f"epoch {report.epoch + 1}: {report.iterations} iterations, loss {report.train_loss:.4f}, "
+            f"patch Dice {dice}, rate {report.learning_rate:.2e}, {report.samples_per_second:.2f} samples/s, "
+            f"waiting for data {100 * report.waiting_share:.1f} %, {report.seconds / 60:.1f} min in all"
+        )
+        if self._bar.disable:
+            log.info(line)
+        else:
+            self._bar.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        self._bar.close()

@@ -1,0 +1,117 @@
+"""Batches of patches, read here or in worker processes: batchgenerators' loader around our sampling."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from batchgenerators.dataloading.data_loader import DataLoader
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from numpy.typing import NDArray
+
+from autoseg.artifacts.plan import Augmentation
+from autoseg.train.draws import Draws, draw, no_draws
+from autoseg.train.sampling import TrainingCase, choose_corner, forced_foreground, read_region
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Regions cut from cases, and what is to be done to them.
+
+    Attributes
+    ----------
+    cases : tuple of str
+        Name of each sample's case.
+    images : list of B ndarrays of float32, shape (C, *source edges)
+    labels : list of B ndarrays of int16, shape (*source edges)
+    draws : Draws
+    """
+
+    cases: tuple[str, ...]
+    images: list[NDArray[np.float32]]
+    labels: list[NDArray[np.int16]]
+    draws: Draws
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecipe:
+    """Everything that makes a batch, but for its number.
+
+    Attributes
+    ----------
+    seeds : tuple of int
+        Run, fold and stream: with the batch's number they seed its generator.
+    augmentation : Augmentation or None
+        None: none.
+    """
+
+    patch: tuple[int, ...]
+    batch_size: int
+    num_channels: int
+    foreground_share: float
+    mirror_axes: tuple[int, ...]
+    augmentation: Augmentation | None
+    seeds: tuple[int, ...]
+
+
+def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) -> Batch:
+    """Batch `number`, the same whoever makes it and whenever."""
+    rng = np.random.default_rng((*recipe.seeds, number))
+    patch = recipe.patch
+    if recipe.augmentation is None:
+        draws = no_draws(recipe.batch_size, recipe.num_channels, patch)
+    else:
+        draws = draw(rng, recipe.augmentation, recipe.batch_size, recipe.num_channels, patch, recipe.mirror_axes)
+    flat = len(patch) == 2
+    forced = forced_foreground(recipe.batch_size, recipe.foreground_share)
+    names, images, labels = [], [], []
+    for i, pick in enumerate(rng.integers(len(cases), size=recipe.batch_size)):
+        case = cases[int(pick)]
+        patch_zyx = (1, *patch) if flat else patch
+        corner = choose_corner(rng, case.label_zyx.shape, patch_zyx, case.locations, foreground=bool(forced[i]))
+        source = draws.source_edges(i, patch)
+        edges = (1, *source) if flat else source
+        start = [at - (wide - edge) // 2 for at, wide, edge in zip(corner, edges, patch_zyx, strict=True)]
+        image = read_region(case.image_czyx, start, edges, 0).astype(np.float32, copy=False)
+        label = read_region(case.label_zyx, start, edges, -1).astype(np.int16, copy=False)
+        names.append(case.name)
+        images.append(image[:, 0] if flat else image)
+        labels.append(label[0] if flat else label)
+    return Batch(cases=tuple(names), images=images, labels=labels, draws=draws)
+
+
+class PatchLoader(DataLoader):  # type: ignore[misc]  # batchgenerators is not typed
+    """batchgenerators' loader over `make_batch`; workers take turns, so the order never depends on their number."""
+
+    def __init__(self, cases: Sequence[TrainingCase], recipe: BatchRecipe, first: int, num_workers: int) -> None:
+        super().__init__(cases, recipe.batch_size, max(1, num_workers), infinite=True, shuffle=False)
+        self.recipe = recipe
+        self.first = first
+        self.made = 0
+
+    def generate_train_batch(self) -> dict[str, Batch]:
+        """The next batch of this worker."""
+        number = self.first + self.thread_id + self.made * self.number_of_threads_in_multithreaded
+        self.made += 1
+        return {"batch": make_batch(self._data, self.recipe, number)}
+
+
+class Batches:
+    """An endless run of batches from number `first` on; closing it ends the workers."""
+
+    def __init__(self, cases: Sequence[TrainingCase], recipe: BatchRecipe, *, first: int, num_workers: int) -> None:
+        loader = PatchLoader(cases, recipe, first, num_workers)
+        if num_workers:
+            self._source = MultiThreadedAugmenter(loader, None, num_workers, num_cached_per_queue=2)
+        else:
+            self._source = SingleThreadedAugmenter(loader, None)
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+        batch: Batch = next(self._source)["batch"]
+        return batch
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if isinstance(self._source, MultiThreadedAugmenter):
+            self._source._finish()

@@ -1,0 +1,106 @@
+"""Where in a case a patch is taken, and the voxels there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Readable(Protocol):
+    """An array in memory or a chunked file: anything with a shape that slices give voxels of."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    def __getitem__(self, key: Any, /) -> NDArray[np.generic]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingCase:
+    """A preprocessed case.
+
+    Attributes
+    ----------
+    name : str
+    image_czyx : Readable of float32, shape (C, Z, Y, X)
+    label_zyx : Readable of int16, shape (Z, Y, X)
+        -1 outside the mask.
+    locations : ndarray of int32, shape (N, 4)
+        Sampled foreground voxels: label value, z, y, x.
+    """
+
+    name: str
+    image_czyx: Readable
+    label_zyx: Readable
+    locations: NDArray[np.int32]
+
+
+def forced_foreground(batch_size: int, share: float) -> NDArray[np.bool_]:
+    """Which samples of a batch are centred on foreground: the last ones, as many as the share rounds to."""
+    return np.arange(batch_size) >= round(batch_size * (1 - share))
+
+
+def choose_corner(
+    rng: np.random.Generator,
+    shape: Sequence[int],
+    patch: Sequence[int],
+    locations: NDArray[np.int32],
+    *,
+    foreground: bool,
+) -> tuple[int, ...]:
+    """Lower corner of a patch; negative where the patch begins in the padding.
+
+    Parameters
+    ----------
+    rng : Generator
+    shape, patch : sequence of int, length 3
+        In 2D the patch's first edge is 1.
+    locations : ndarray of int32, shape (N, 4)
+    foreground : bool
+        Centre the patch on a stored voxel of a class drawn among those present.
+
+    Notes
+    -----
+    A volume smaller than the patch is padded on both sides; the corner then lies at or below 0. A patch centred on
+    foreground may run beyond the upper end, as in nnU-Net.
+    """
+    lower, upper = [], []
+    for edge, length in zip(patch, shape, strict=True):
+        missing = max(0, edge - length)
+        lower.append(-(missing // 2))
+        upper.append(length + missing - missing // 2 - edge)
+    if foreground and len(locations):
+        value = rng.choice(np.unique(locations[:, 0]))
+        of_class = locations[locations[:, 0] == value]
+        voxel = of_class[rng.integers(len(of_class)), 1:]
+        return tuple(max(low, int(v) - edge // 2) for low, v, edge in zip(lower, voxel, patch, strict=True))
+    return tuple(int(rng.integers(low, max(low, high) + 1)) for low, high in zip(lower, upper, strict=True))
+
+
+def read_region(source: Readable, start: Sequence[int], edges: Sequence[int], fill: float) -> NDArray[np.generic]:
+    """A box of the last three axes, filled where it leaves the volume.
+
+    Parameters
+    ----------
+    source : Readable, shape (..., Z, Y, X)
+    start, edges : sequence of int, length 3
+    fill : float
+
+    Returns
+    -------
+    ndarray, shape (..., *edges)
+    """
+    length = source.shape[-3:]
+    inside = [
+        (max(0, low), max(max(0, low), min(low + edge, n))) for low, edge, n in zip(start, edges, length, strict=True)
+    ]
+    lead = (slice(None),) * (len(source.shape) - 3)
+    block = source[(*lead, *(slice(low, high) for low, high in inside))]
+    if block.shape[-3:] == tuple(edges):
+        return np.array(block)
+    region = np.full((*block.shape[:-3], *edges), fill, dtype=block.dtype)
+    place = [slice(low - at, high - at) for at, (low, high) in zip(start, inside, strict=True)]
+    region[(*lead, *place)] = block
+    return region

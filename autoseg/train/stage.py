@@ -1,0 +1,300 @@
+"""Train one fold: reads preprocessed cases, writes the fold's folder."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from autoseg import __version__
+from autoseg.artifacts.base import atomic_path, digest, read, write
+from autoseg.artifacts.dataset import Naming
+from autoseg.artifacts.model import Precision, TrainedModel
+from autoseg.artifacts.plan import Plan
+from autoseg.artifacts.preprocessed import PreprocessedCase
+from autoseg.artifacts.splits import Fold, Splits
+from autoseg.errors import SettingError
+from autoseg.layout import FoldFolder, Workspace
+from autoseg.networks.unet import UNet, build_network
+from autoseg.train.hardware import choose_precision, keep_freed_memory
+from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
+from autoseg.train.loading import Batches, BatchRecipe, make_batch
+from autoseg.train.loop import Course, EpochReport, train, train_step
+from autoseg.train.sampling import TrainingCase
+from autoseg.train.split import k_folds
+from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint
+
+log = logging.getLogger(__name__)
+TRAINING_STREAM, VALIDATION_STREAM = 0, 1
+MOST_WORKERS = 8
+
+
+def make_splits(case_names: Sequence[str], plan: Plan, workspace: Workspace) -> Splits:
+    """Read splits.json, or make it where it is missing or the cases changed."""
+    recipe = plan.training
+    inputs = digest(*sorted(case_names), str(recipe.num_folds), str(recipe.split_seed))
+    if workspace.splits.exists():
+        splits = read(workspace.splits, Splits)
+        if splits.inputs_sha256 == inputs:
+            return splits
+        log.info("the cases or the number of folds changed: %s is made again", workspace.splits)
+    splits = Splits(
+        inputs_sha256=inputs,
+        method=f"KFold({recipe.num_folds}, shuffle, random_state={recipe.split_seed}) over sorted case names",
+        folds=k_folds(case_names, recipe.num_folds, recipe.split_seed),
+    )
+    write(workspace.splits, splits)
+    return splits
+
+
+@dataclass(frozen=True, slots=True)
+class FoldTask:
+    """Which fold is trained, from what.
+
+    Attributes
+    ----------
+    plan : Plan
+        With every setting applied.
+    settings : tuple of str
+        The settings, for the manifest.
+    cases : Fold
+    preprocessed : tuple of PreprocessedCase
+        Records of the fold's cases, for the hash.
+    """
+
+    plan: Plan
+    settings: tuple[str, ...]
+    configuration_name: str
+    fold: int
+    cases: Fold
+    naming: Naming
+    preprocessed: tuple[PreprocessedCase, ...]
+
+
+def run(
+    task: FoldTask,
+    training_cases: Sequence[TrainingCase],
+    validation_cases: Sequence[TrainingCase],
+    folder: FoldFolder,
+    *,
+    device: torch.device,
+    jobs: int,
+    restart: bool = False,
+) -> TrainedModel:
+    """Train a fold to the end of its schedule, from wherever an earlier run left it.
+
+    Parameters
+    ----------
+    task : FoldTask
+    training_cases, validation_cases : sequence of TrainingCase
+    folder : FoldFolder
+    device : torch.device
+    jobs : int
+        Most worker processes for loading.
+    restart : bool
+        Throw an earlier training of this fold away.
+
+    Returns
+    -------
+    TrainedModel
+        At once if the fold is finished and nothing it depends on changed.
+
+    Raises
+    ------
+    SettingError
+        The folder holds a training with other settings.
+    """
+    inputs = _inputs(task)
+    if restart and folder.root.exists():
+        shutil.rmtree(folder.root)
+    earlier = _earlier(folder, inputs)
+    if earlier is not None and earlier.finished and folder.weights.exists():
+        log.info("fold %d is trained: %s", task.fold, folder.root)
+        return earlier
+    if device.type == "cpu":
+        keep_freed_memory()
+    configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
+    # The weights' beginning depends on the seed and the fold alone.
+    torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
+    network = build_network(configuration, len(task.plan.channel_names), task.plan.num_classes).to(device)
+    batches = _batch_recipes(task)
+    if earlier is not None:
+        precision, seconds = earlier.precision, earlier.precision_seconds
+    else:
+        precision, seconds = _measure_precision(task, training_cases, batches[0], device)
+    manifest = earlier or TrainedModel(
+        inputs_sha256=inputs,
+        plan=task.plan,
+        settings=task.settings,
+        configuration_name=task.configuration_name,
+        fold=task.fold,
+        cases=task.cases,
+        naming=task.naming,
+        precision=precision,
+        precision_seconds=seconds,
+        num_parameters=sum(prod(parameter.shape) for parameter in network.parameters()),
+        device=str(device),
+        autoseg_version=__version__,
+        torch_version=str(torch.__version__),
+    )
+    write(folder.manifest, manifest)
+    state = TrainState(
+        network=network,
+        optimizer=new_optimizer(network, recipe),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == "float16"),
+    )
+    if earlier is not None and folder.checkpoint.exists():
+        load_checkpoint(folder.checkpoint, state, inputs)
+        log.info("fold %d goes on after iteration %d", task.fold, state.iteration)
+    rewind_metrics(folder.metrics, state.epoch)
+    _train(task, state, manifest, folder, (training_cases, validation_cases), batches, device, jobs)
+    with atomic_path(folder.weights) as temporary:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}, temporary)
+    rates = [record["learning_rate"] for record in read_metrics(folder.metrics)]
+    manifest = msgspec.structs.replace(
+        manifest,
+        iterations=state.iteration,
+        epochs=state.epoch,
+        training_seconds=round(state.seconds, 3),
+        final_learning_rate=rates[-1] if rates else None,
+        finished=True,
+    )
+    write(folder.manifest, manifest)
+    return manifest
+
+
+def _train(
+    task: FoldTask,
+    state: TrainState,
+    manifest: TrainedModel,
+    folder: FoldFolder,
+    cases: tuple[Sequence[TrainingCase], Sequence[TrainingCase]],
+    recipes: tuple[BatchRecipe, BatchRecipe],
+    device: torch.device,
+    jobs: int,
+) -> None:
+    """Run the loop with its loaders, bar and files."""
+    recipe = task.plan.training
+    workers = _num_workers(cases[0], device, jobs)
+    training = Batches(cases[0], recipes[0], first=state.iteration, num_workers=workers)
+    validation = Batches(
+        cases[1], recipes[1], first=state.epoch * recipe.validation_iterations, num_workers=min(1, workers)
+    )
+    bar = ProgressBar(f"{task.configuration_name} fold {task.fold}", 0.0)
+
+    def on_epoch(report: EpochReport) -> None:
+        append_metrics(folder.metrics, report)
+        draw_progress(folder.progress, read_metrics(folder.metrics))
+        bar.epoch(report)
+
+    course = Course(
+        configuration=manifest.configuration,
+        recipe=recipe,
+        device=device,
+        precision=manifest.precision,
+        on_step=bar.step,
+        on_epoch=on_epoch,
+        save=lambda: save_checkpoint(folder.checkpoint, state, manifest.inputs_sha256),
+    )
+    try:
+        train(state, course, training, validation)
+    except KeyboardInterrupt:
+        course.save()
+        log.info("stopped after iteration %d; the same command goes on from there", state.iteration)
+        raise
+    finally:
+        bar.close()
+        training.close()
+        validation.close()
+
+
+def _num_workers(cases: Sequence[TrainingCase], device: torch.device, jobs: int) -> int:
+    """Worker processes for loading: none where cutting patches from memory is quicker than passing them over."""
+    in_memory = all(isinstance(case.image_czyx, np.ndarray) for case in cases)
+    if device.type == "cpu" and in_memory:
+        return 0
+    return max(1, min(jobs, MOST_WORKERS))
+
+
+def _batch_recipes(task: FoldTask) -> tuple[BatchRecipe, BatchRecipe]:
+    configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
+
+    def batch_recipe(stream: int) -> BatchRecipe:
+        return BatchRecipe(
+            patch=configuration.patch_size,
+            batch_size=configuration.batch_size,
+            num_channels=len(task.plan.channel_names),
+            foreground_share=recipe.foreground_share,
+            mirror_axes=configuration.mirror_axes,
+            augmentation=recipe.augmentation if stream == TRAINING_STREAM else None,
+            seeds=(recipe.seed, task.fold, stream),
+        )
+
+    return batch_recipe(TRAINING_STREAM), batch_recipe(VALIDATION_STREAM)
+
+
+def _measure_precision(
+    task: FoldTask, cases: Sequence[TrainingCase], recipe: BatchRecipe, device: torch.device
+) -> tuple[Precision, dict[str, float]]:
+    """Time a step of a batch of at most 2 in each precision, on weights that are thrown away."""
+    plan = task.plan
+    small = msgspec.structs.replace(plan.configurations[task.configuration_name], batch_size=min(2, recipe.batch_size))
+    from dataclasses import replace
+
+    batch = make_batch(cases, replace(recipe, batch_size=small.batch_size), 0)
+    network: UNet = build_network(small, recipe.num_channels, plan.num_classes).to(device)
+
+    def step(precision: Precision) -> Any:  # noqa: ANN401 - the result is not used
+        state = TrainState(network, new_optimizer(network, plan.training), torch.amp.GradScaler(enabled=False))
+        course = Course(small, plan.training, device, precision, _nothing, _nothing, _nothing)
+        return train_step(state, batch, course)
+
+    precision, seconds = choose_precision(device, step)
+    log.info("precision %s%s", precision, f", measured {seconds} s a step of {small.batch_size}" if seconds else "")
+    return precision, seconds
+
+
+def _nothing(*_: object) -> None:
+    """Report nothing."""
+
+
+def _inputs(task: FoldTask) -> str:
+    """Hash of all that determines the weights; where arrays are kept and how often they are saved does not."""
+    recipe = msgspec.structs.replace(task.plan.training, memory_share=0.0, checkpoint_minutes=0.0)
+    plan = task.plan
+    return digest(
+        plan.configurations[task.configuration_name],
+        recipe,
+        task.cases,
+        *plan.channel_names,
+        *plan.labels,
+        str(task.fold),
+        *(case.inputs_sha256 for case in task.preprocessed),
+    )
+
+
+def _earlier(folder: FoldFolder, inputs: str) -> TrainedModel | None:
+    """The manifest of an earlier run with the same inputs.
+
+    Raises
+    ------
+    SettingError
+        There is one with other inputs: hours of work that must not be lost by a typing slip.
+    """
+    if not folder.manifest.exists():
+        return None
+    earlier = read(folder.manifest, TrainedModel)
+    if earlier.inputs_sha256 != inputs:
+        raise SettingError(
+            "this fold was trained with other settings, cases or a changed plan",
+            where=str(folder.root),
+            found="settings then: " + (" ".join(earlier.settings) or "none"),
+            hint="use the same settings to go on, or --restart to throw that training away",
+        )
+    return earlier

@@ -1,0 +1,89 @@
+"""Everything that training changes, and its checkpoint."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoseg.artifacts.base import atomic_path
+from autoseg.artifacts.plan import Training
+from autoseg.errors import ArtifactError
+from autoseg.networks.unet import UNet
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Weights, optimizer and how far they are.
+
+    Attributes
+    ----------
+    iteration, epoch : int
+        Done; the numbers of the next ones. With the seed they determine every batch to come.
+    seconds : float
+        Spent in training, all runs together.
+    losses : list of float
+        Of the iterations done in the current epoch.
+    """
+
+    network: UNet
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    iteration: int = 0
+    epoch: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+
+def new_optimizer(network: UNet, recipe: Training) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum and weight decay."""
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.initial_learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def save_checkpoint(path: Path, state: TrainState, inputs_sha256: str) -> None:
+    """Write the state whole or not at all."""
+    content = {
+        "inputs_sha256": inputs_sha256,
+        "network": state.network.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "iteration": state.iteration,
+        "epoch": state.epoch,
+        "seconds": state.seconds,
+        "losses": state.losses,
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path, state: TrainState, inputs_sha256: str) -> None:
+    """Read a checkpoint into `state`.
+
+    Raises
+    ------
+    ArtifactError
+        The file can't be read as a checkpoint, or belongs to another training.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if content["inputs_sha256"] != inputs_sha256:
+            raise ArtifactError(
+                "a checkpoint belongs to another training", where=str(path), hint="--restart trains from the beginning"
+            )
+        state.network.load_state_dict(content["network"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.scaler.load_state_dict(content["scaler"])
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+        raise ArtifactError(
+            "a checkpoint can't be read", where=str(path), found=str(error), hint="--restart trains from the beginning"
+        ) from error
+    state.iteration = content["iteration"]
+    state.epoch = content["epoch"]
+    state.seconds = content["seconds"]
+    state.losses = content["losses"]

@@ -1,0 +1,217 @@
+"""The way of a case into the network's grid and of a prediction back: forward and restore, an inverse pair."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.artifacts.plan import Configuration, Plan
+from autoseg.artifacts.preprocessed import Placement
+from autoseg.images.image import Image, LabelMap
+from autoseg.transforms.crop import Box, nonzero_box
+from autoseg.transforms.normalize import normalize
+from autoseg.transforms.resample import resampled_shape, resize, resize_labels, resized_slabs, separate_axis
+
+OUTSIDE = -1
+SLAB_BYTES = 128 * 2**20
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A case on the network's grid.
+
+    Attributes
+    ----------
+    image_czyx : ndarray of float32, shape (C, Z, Y, X)
+        Axes in the plan's order.
+    label_zyx : ndarray of int16, shape (Z, Y, X), or None
+        -1 where a voxel is background outside the image's non-zero mask.
+    placement : Placement
+    """
+
+    image_czyx: NDArray[np.float32]
+    label_zyx: NDArray[np.int16] | None
+    placement: Placement
+
+
+def forward(image: Image, label: LabelMap | None, plan: Plan, configuration: Configuration) -> Prepared:
+    """Transpose, crop, normalize, resample.
+
+    Parameters
+    ----------
+    image : Image
+        As read; not changed.
+    label : LabelMap or None
+        On the same grid.
+    plan : Plan
+    configuration : Configuration
+        One of the plan's. With two axes (2d) slices along the first transposed axis are not resampled.
+
+    Returns
+    -------
+    Prepared
+
+    Raises
+    ------
+    ValueError
+        Image, label and plan disagree in shape or number of channels.
+
+    Notes
+    -----
+    Normalizing on the file's grid means that interpolation does not change the statistics. Source: nnU-Net v2
+    (2.8.1).
+    """
+    if len(image.array_czyx) != len(configuration.normalization_schemes):
+        message = f"{len(image.array_czyx)} channels, the plan has {len(configuration.normalization_schemes)}"
+        raise ValueError(message)
+    if label is not None and label.array_zyx.shape != image.array_czyx.shape[1:]:
+        message = f"label of shape {label.array_zyx.shape} for an image of {image.array_czyx.shape[1:]}"
+        raise ValueError(message)
+    box, mask = nonzero_box(image.array_czyx)
+    axes = plan.transpose_forward
+    array = image.array_czyx[(slice(None), *box.slices)].transpose(0, *(axis + 1 for axis in axes)).copy()
+    inside = None if mask is None else mask.transpose(axes)
+    values = None
+    if label is not None:
+        values = np.ascontiguousarray(label.array_zyx[box.slices].transpose(axes), dtype=np.int16)
+        if inside is not None:
+            values[~inside & (values == 0)] = OUTSIDE
+            inside = values != OUTSIDE
+    for channel, scheme, use_mask, intensities in zip(
+        array, configuration.normalization_schemes, configuration.use_mask_for_norm, plan.intensities, strict=True
+    ):
+        normalize(channel, scheme, intensities, inside if use_mask else None)
+
+    source, target = grids(image.geometry.spacing_mm, plan, configuration)
+    shape = _triple(resampled_shape(array.shape[1:], source, target))
+    how = configuration.resampling
+    apart = separate_axis(source, target, how.force_separate_z)
+    array = resize(array, shape, how.data_order, how.data_order_z, apart)
+    if values is not None:
+        values = resize_labels(values, shape, how.label_order, how.label_order_z, apart).astype(np.int16, copy=False)
+    placement = Placement(geometry=image.geometry, crop_start=box.start, crop_stop=box.stop, shape=shape)
+    return Prepared(array, values, placement)
+
+
+def grids(spacing_mm: Triple, plan: Plan, configuration: Configuration) -> tuple[Triple, Triple]:
+    """Spacing of the file and of the network's grid, in mm, along the transposed axes."""
+    a, b, c = (spacing_mm[axis] for axis in plan.transpose_forward)
+    target = configuration.spacing
+    # In 2D the network never sees across slices, so they stay where they are.
+    first, second, third = target if len(target) == 3 else (a, *target)
+    return (a, b, c), (first, second, third)
+
+
+def restore_labels(
+    logits_kzyx: NDArray[np.floating], placement: Placement, plan: Plan, configuration: Configuration
+) -> NDArray[np.uint8 | np.uint16]:
+    """The label map of a prediction, on the file's grid.
+
+    Parameters
+    ----------
+    logits_kzyx : ndarray of float32 or float16, shape (K, *placement.shape)
+        One class for each label, in the order of the labels' values.
+    placement : Placement
+    plan : Plan
+    configuration : Configuration
+
+    Returns
+    -------
+    ndarray of uint8, or uint16 where a label's value needs it, shape placement.geometry.shape
+        0 outside the crop.
+
+    Raises
+    ------
+    ValueError
+        The logits' shape is not what placement and plan say.
+
+    Notes
+    -----
+    Logits are resampled before the winner is chosen, a slab of slices at a time: memory grows with classes x
+    slab, not with classes x volume. A tie goes to the smallest value.
+    """
+    values = np.array(sorted(plan.labels.values()))
+    kind: type[np.uint8] | type[np.uint16] = np.uint8 if values[-1] < 256 else np.uint16
+    labels: NDArray[np.uint8 | np.uint16] = np.zeros(placement.geometry.shape, kind)
+    codes = values.astype(labels.dtype)
+    window = labels[_box(placement).slices].transpose(plan.transpose_forward)
+    for rows, block in _slabs(logits_kzyx, placement, plan, configuration):
+        window[rows] = codes[_winners(block)]
+    return labels
+
+
+def restore_probabilities(
+    logits_kzyx: NDArray[np.floating], placement: Placement, plan: Plan, configuration: Configuration
+) -> NDArray[np.float16]:
+    """The probability of each class, on the file's grid.
+
+    Parameters
+    ----------
+    logits_kzyx, placement, plan, configuration
+        As for `restore_labels`.
+
+    Returns
+    -------
+    ndarray of float16, shape (K, *placement.geometry.shape)
+        Softmax over the resampled logits; background 1 outside the crop.
+
+    Raises
+    ------
+    ValueError
+        As `restore_labels`.
+
+    Notes
+    -----
+    Holds the whole volume of all classes, for those who ask for it. The most likely class is the one that
+    `restore_labels` gives, but where half precision rounds two probabilities to the same number.
+    """
+    probabilities = np.zeros((len(plan.labels), *placement.geometry.shape), np.float16)
+    probabilities[0] = 1
+    window = probabilities[(slice(None), *_box(placement).slices)]
+    window = window.transpose(0, *(axis + 1 for axis in plan.transpose_forward))
+    for rows, block in _slabs(logits_kzyx, placement, plan, configuration):
+        block -= block.max(axis=0)
+        np.exp(block, out=block)
+        block /= block.sum(axis=0)
+        window[:, rows] = block
+    return probabilities
+
+
+def _slabs(
+    logits_kzyx: NDArray[np.floating], placement: Placement, plan: Plan, configuration: Configuration
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """The logits on the cropped grid of the file, transposed, slab by slab."""
+    expected = (len(plan.labels), *placement.shape)
+    if logits_kzyx.shape != expected:
+        message = f"logits of shape {logits_kzyx.shape}, expected {expected}"
+        raise ValueError(message)
+    cropped = _box(placement).shape
+    shape = _triple(tuple(cropped[axis] for axis in plan.transpose_forward))
+    file_spacing, network_spacing = grids(placement.geometry.spacing_mm, plan, configuration)
+    how = configuration.resampling
+    apart = separate_axis(network_spacing, file_spacing, how.force_separate_z)
+    slice_bytes = 4 * expected[0] * max(prod(shape[1:]), prod(placement.shape[1:]))
+    slab = max(1, SLAB_BYTES // slice_bytes)
+    return resized_slabs(logits_kzyx, shape, how.probabilities_order, how.probabilities_order_z, apart, slab)
+
+
+def _winners(block_kzyx: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Argmax over the first axis; numpy's own copies the block to bring that axis to the end."""
+    best = block_kzyx[0].copy()
+    winner = np.zeros(best.shape, np.intp)
+    for index, candidate in enumerate(block_kzyx[1:], start=1):
+        winner[candidate > best] = index
+        np.maximum(best, candidate, out=best)
+    return winner
+
+
+def _box(placement: Placement) -> Box:
+    return Box(placement.crop_start, placement.crop_stop)
+
+
+def _triple(values: tuple[int, ...]) -> tuple[int, int, int]:
+    a, b, c = values
+    return a, b, c

@@ -1,0 +1,174 @@
+"""Paired statistics against scipy, degenerate cases, and a published comparison."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from autoseg.artifacts.base import decode, encode
+from autoseg.artifacts.comparison import Comparison, Interval
+from autoseg.errors import DatasetError
+from autoseg.evaluate.baselines import ScoreTable, read_scores
+from autoseg.evaluate.compare import compare, compare_pairs, holm, render
+
+PUBLISHED = Path(__file__).parents[3].parent / "shared" / "baselines" / "msd_nnunet_percase.csv"
+
+
+def table(scores, source="A", metric="dice", unit="fraction"):
+    return ScoreTable(source, metric, unit, scores, {label: int(label) for label in scores})
+
+
+@pytest.fixture
+def samples():
+    rng = np.random.default_rng(0)
+    first = rng.uniform(0.7, 0.9, 40)
+    return first, first + rng.normal(0.01, 0.03, 40)
+
+
+def test_agrees_with_scipy(samples):
+    first, second = samples
+    result = compare_pairs(first.tolist(), second.tolist())
+    test = stats.ttest_rel(second, first)
+    ends = test.confidence_interval(0.95)
+    assert (result.t, result.p_t) == (pytest.approx(test.statistic), pytest.approx(test.pvalue))
+    assert result.interval_t == Interval(low=pytest.approx(ends.low), high=pytest.approx(ends.high))
+    assert result.p_wilcoxon == pytest.approx(stats.wilcoxon(first, second).pvalue)
+    assert result.mean_b_minus_a == pytest.approx(second.mean() - first.mean())
+    # With 40 cases both intervals are of the same size.
+    assert result.interval_bootstrap.low == pytest.approx(ends.low, abs=0.002)
+    assert result.interval_bootstrap.high == pytest.approx(ends.high, abs=0.002)
+
+
+def test_the_bootstrap_is_seeded(samples):
+    first, second = (sample.tolist() for sample in samples)
+    assert compare_pairs(first, second, seed=1) == compare_pairs(first, second, seed=1)
+    assert compare_pairs(first, second, seed=1) != compare_pairs(first, second, seed=2)
+
+
+def test_detectable_difference_is_found_four_times_in_five():
+    rng = np.random.default_rng(1)
+    size = compare_pairs([0.0] * 25, rng.normal(0, 1, 25).tolist())
+    effect = size.detectable_difference / size.sd_of_differences
+    found = stats.ttest_1samp(rng.normal(effect, 1, (4000, 25)), 0, axis=1).pvalue < 0.05
+    assert found.mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_undefined_pairs_are_left_out_and_counted():
+    result = compare_pairs([0.5, None, 0.7, 0.8], [0.6, 0.9, None, 0.8])
+    assert (result.n, result.n_undefined) == (2, 2)
+    assert result.mean_a == pytest.approx(0.65)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_few_cases(n):
+    result = compare_pairs([0.5] * n, [0.75] * n)
+    assert (result.n, result.t, result.p_t, result.p_wilcoxon, result.interval_t) == (n, None, None, None, None)
+    assert result.mean_b_minus_a == (0.25 if n else None)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 9, 40, 60])
+def test_small_and_tied_samples_raise_no_warning(n):
+    rng = np.random.default_rng(n)
+    result = compare_pairs([0.5] * n, np.round(rng.uniform(0.3, 0.8, n), 1).tolist())
+    assert 0 <= result.p_wilcoxon <= 1
+    assert result.interval_t is not None
+    assert result.interval_bootstrap is not None
+
+
+def test_equal_scores():
+    result = compare_pairs([0.5, 0.6, 0.7], [0.5, 0.6, 0.7])
+    assert (result.t, result.p_t, result.p_wilcoxon, result.mean_b_minus_a) == (None, 1.0, 1.0, 0.0)
+    assert result.interval_t == result.interval_bootstrap == Interval(low=0.0, high=0.0)
+
+
+def test_scores_that_all_differ_by_the_same_amount_up_to_rounding():
+    scores = [0.1, 0.2, 0.3, 0.4, 0.7]
+    result = compare_pairs(scores, [score + 0.1 for score in scores])
+    assert (result.t, result.p_t, result.sd_of_differences) == (None, None, 0.0)
+    assert result.p_wilcoxon < 0.1
+
+
+def test_one_case_that_differs():
+    result = compare_pairs([0.5, 0.6, 0.7], [0.5, 0.6, 0.9])
+    assert result.p_wilcoxon == 1.0
+    assert result.t == pytest.approx(1.0)
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03, None]) == [0.03, 0.06, 0.06, None]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_comparison_of_two_labels():
+    cases = [f"c{index:02}" for index in range(30)]
+    noise = np.random.default_rng(0).normal(0, 0.01, (2, 30))
+    first = {"1": dict.fromkeys(cases, 0.8), "2": dict.fromkeys(cases, 0.5)}
+    second = {
+        "1": {case: 0.85 + noise[0, index] for index, case in enumerate(cases)},
+        "2": {case: 0.5 + noise[1, index] for index, case in enumerate(cases)},
+    }
+    first["1"]["only here"] = 0.1
+    second["2"]["only there"] = 0.1
+    result = compare(table(first), table(second, "B"))
+    assert (result.foreground.n, result.only_a, result.only_b) == (30, ("only here",), ("only there",))
+    assert result.labels["1"].verdict.startswith("B is better by")
+    assert result.labels["2"].verdict.startswith("no difference shown")
+    assert result.labels["1"].p_t_holm == pytest.approx(2 * result.labels["1"].p_t)
+    assert result.foreground.p_t_holm is None
+    assert decode(encode(result), Comparison, where="test") == result
+    text = render(result)
+    assert text.isascii()
+    assert "only in A, not compared: 1 cases (only here)" in text
+    assert "foreground mean: B is better by" in text
+
+
+def test_case_means_leave_undefined_labels_out_as_the_summary_does():
+    first = table({"1": {"a": 0.8, "b": 0.8}, "2": {"a": None, "b": 0.6}})
+    second = table({"1": {"a": 0.8, "b": 0.8}, "2": {"a": 0.0, "b": 0.6}})
+    result = compare(first, second)
+    assert result.foreground.mean_a == pytest.approx((0.8 + 0.7) / 2)
+    assert result.foreground.mean_b == pytest.approx((0.4 + 0.7) / 2)
+    assert result.labels["2"].n_undefined == 1
+
+
+@pytest.mark.parametrize(("metric", "unit", "winner"), [("hd95_mm", "mm", "A"), ("dice", "fraction", "B")])
+def test_the_winner_depends_on_the_metric(metric, unit, winner):
+    low, high = ({"1": {"a": value, "b": value + 0.1}} for value in (0.3, 0.5))
+    result = compare(table(low, "A", metric, unit), table(high, "B", metric, unit))
+    assert result.labels["1"].verdict.startswith(f"{winner} is better")
+
+
+def test_volume_differences_are_compared_by_size():
+    first, second = {"1": {"a": -5.0, "b": 5.0}}, {"1": {"a": 1.0, "b": -2.0}}
+    result = compare(*(table(scores, "x", "volume_difference_ml", "ml") for scores in (first, second)))
+    assert (result.foreground.mean_a, result.foreground.mean_b) == (5.0, 1.5)
+    assert any("size" in note for note in result.notes)
+
+
+def test_what_cannot_be_compared():
+    dice = table({"1": {"a": 0.5}})
+    with pytest.raises(DatasetError, match="different kinds"):
+        compare(dice, table({"1": {"a": 0.5}}, metric="iou"))
+    with pytest.raises(DatasetError, match="no case in common"):
+        compare(dice, table({"1": {"b": 0.5}}))
+    assert compare(dice, dice).foreground.verdict == "a single case tells nothing about the mean"
+    undefined = compare(table({"1": {"a": None}}), dice)
+    assert undefined.foreground.verdict.startswith("nothing to compare")
+    assert "nothing to compare" in render(undefined)
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published per-case scores are not beside the project")
+@pytest.mark.parametrize(
+    ("arch", "points", "t"), [("ResidualEncoderM", -0.30, -4.6), ("ResidualEncoderL", -0.42, -6.4)]
+)
+def test_published_hippocampus_results(arch, points, t):
+    plain, other = (read_scores(PUBLISHED, task="Hippocampus", arch=name) for name in ("ConvolutionalEncoder", arch))
+    result = compare(plain, other).foreground
+    assert result.n == 260
+    assert 100 * result.mean_a == pytest.approx(89.04, abs=0.005)
+    assert 100 * result.mean_b_minus_a == pytest.approx(points, abs=0.005)
+    assert result.t == pytest.approx(t, abs=0.05)
+    assert 100 * result.detectable_difference == pytest.approx(0.18, abs=0.005)
+    assert result.verdict.startswith("A is better")

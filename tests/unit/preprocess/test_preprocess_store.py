@@ -1,0 +1,90 @@
+"""Arrays on disk: written whole, read back whole or in part."""
+
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoseg.artifacts.base import read
+from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
+from autoseg.errors import ArtifactError
+from autoseg.layout import Workspace
+from autoseg.preprocess.store import chunk_shapes, load_case, open_case, write_case
+
+SHAPE = (9, 70, 65)
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((2, *SHAPE)).astype(np.float32)
+    label = rng.integers(-1, 3, SHAPE).astype(np.int16)
+    return image, label, np.array([[1, 2, 3, 4], [2, 0, 0, 0]], np.int32)
+
+
+@pytest.fixture
+def record():
+    geometry = Geometry(shape=SHAPE, spacing_mm=(1.0, 1.0, 1.0))
+    placement = Placement(geometry=geometry, crop_start=(0, 0, 0), crop_stop=SHAPE, shape=SHAPE)
+    return PreprocessedCase(
+        name="a", inputs_sha256="x", placement=placement, num_channels=2, foreground_voxels={"one": 1}
+    )
+
+
+@pytest.mark.parametrize("patch", [(4, 32, 32), (48, 48)])
+def test_what_is_written_is_read(arrays, record, tmp_path, patch):
+    files = Workspace(tmp_path).case("c", "a.b")
+    write_case(files, *arrays, record, patch)
+    assert read(files.record, PreprocessedCase) == record
+    assert sorted(file.name for file in files.image.parent.iterdir()) == sorted(
+        Path(getattr(files, kind)).name for kind in ("image", "label", "locations", "record")
+    )
+    stored, loaded = open_case(files), load_case(files)
+    box = (slice(2, 7), slice(1, 33), slice(40, 65))
+    for case in (stored, loaded):
+        assert case.shape == SHAPE
+        image, label = case.read(box)
+        assert image.dtype == np.float32
+        assert label.dtype == np.int16
+        np.testing.assert_array_equal(image, arrays[0][(slice(None), *box)])
+        np.testing.assert_array_equal(label, arrays[1][box])
+        np.testing.assert_array_equal(case.locations, arrays[2])
+    np.testing.assert_array_equal(loaded.image, arrays[0])
+    np.testing.assert_array_equal(loaded.label, arrays[1])
+
+
+def test_a_case_without_foreground(arrays, record, tmp_path):
+    files = Workspace(tmp_path).case("c", "a")
+    write_case(files, arrays[0], arrays[1], np.empty((0, 4), np.int32), record, (4, 4, 4))
+    assert open_case(files).locations.shape == (0, 4)
+
+
+def test_a_damaged_file_is_explained(arrays, record, tmp_path):
+    files = Workspace(tmp_path).case("c", "a")
+    write_case(files, *arrays, record, (4, 4, 4))
+    files.image.write_bytes(files.image.read_bytes()[:200])
+    files.label.unlink()
+    for kind in ("image", "label"):
+        with pytest.raises(ArtifactError, match="can't be read"):
+            getattr(open_case(files), kind)
+    with pytest.raises(ArtifactError, match="can't be read"):
+        load_case(files)
+
+
+def test_an_unwritable_folder_is_explained(arrays, record, tmp_path):
+    (tmp_path / "preprocessed").write_text("in the way")
+    with pytest.raises(ArtifactError, match="can't be"):
+        write_case(Workspace(tmp_path).case("c", "a"), *arrays, record, (4, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((200, 300, 300), (128, 128, 128)), ((5, 6, 7), (40, 56, 40)), ((80, 500, 500), (512, 512))]
+)
+def test_chunks_fit_patch_and_cache(shape, patch):
+    chunk, block = chunk_shapes(shape, patch)
+    edges = (1,) * (3 - len(patch)) + patch
+    assert all(1 <= b <= c <= min(n, p) for b, c, n, p in zip(block, chunk, shape, edges, strict=True))
+    assert prod(chunk) <= 2**18
+    assert prod(block) <= 2**13

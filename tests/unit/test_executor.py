@@ -1,0 +1,152 @@
+"""Running cases: order, failures that name the case, workers that die, parents that are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from autoseg import executor
+from autoseg.artifacts.base import read
+from autoseg.artifacts.dataset import Dataset
+from autoseg.errors import ArtifactError, AutosegError
+from autoseg.executor import (
+    SerialExecutor,
+    available_cpus,
+    available_memory_bytes,
+    case_executor,
+    jobs_that_fit,
+    run_cases,
+)
+
+# Workers import what they call, so it comes from a library and not from this file.
+read_dataset = partial(read, kind=Dataset)
+
+
+def run(jobs, function, items):
+    with case_executor(jobs) as pool:
+        return run_cases(pool, function, items, name_of=str, progress="test")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_results_keep_the_order(jobs):
+    assert run(jobs, abs, [-5, 3, -1, 0, 2]) == [5, 3, 1, 0, 2]
+    assert run(jobs, abs, []) == []
+
+
+def test_any_executor_will_do():
+    with ThreadPoolExecutor(2) as pool:
+        assert run_cases(pool, abs, range(-9, 0), name_of=str, progress="test") == list(range(9, 0, -1))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failure_names_the_case(jobs):
+    with pytest.raises(AutosegError) as caught:
+        run(jobs, int, ["1", "two", "3"])
+    assert caught.value.where == "case two"
+    assert "ValueError: invalid literal" in caught.value.found
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_error_of_ours_passes_as_it_is(jobs, tmp_path):
+    with pytest.raises(ArtifactError) as caught:
+        run(jobs, read_dataset, [tmp_path / "none.json"])
+    assert caught.value.where == str(tmp_path / "none.json")
+
+
+def test_the_first_failure_ends_it():
+    seen = []
+
+    def fail_at_two(item):
+        seen.append(item)
+        return 1 / (item - 2)
+
+    with pytest.raises(AutosegError, match="ZeroDivisionError"):
+        run_cases(SerialExecutor(), fail_at_two, range(9), name_of=str, progress="test")
+    assert seen == [0, 1, 2]
+
+
+def test_a_killed_worker_is_reported_within_seconds():
+    start = time.monotonic()
+    with pytest.raises(AutosegError) as caught:
+        run(2, signal.raise_signal, [0, signal.SIGKILL])
+    assert time.monotonic() - start < 10
+    assert caught.value.what == "a worker process died"
+    assert str(int(signal.SIGKILL)) in caught.value.where
+    assert caught.value.found == "signal SIGKILL"
+    assert "kept" in caught.value.hint
+
+
+def test_ctrl_c_ends_a_worker_quietly(capfd):
+    with pytest.raises(SystemExit):
+        run(2, signal.raise_signal, [signal.SIGINT])
+    assert capfd.readouterr().err == ""
+
+
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from autoseg.executor import case_executor\n"
+        "if __name__ == '__main__':\n"
+        "    with case_executor(2) as pool:\n"
+        "        futures = [pool.submit(time.sleep, 0.3), pool.submit(os.getpid)]\n"
+        "        print(futures[1].result(), flush=True)\n"
+        "        pool.submit(time.sleep, 60)\n"
+        "        time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    with parent:
+        worker = Path(f"/proc/{int(parent.stdout.readline())}")
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while worker.exists() and "Z" not in (worker / "stat").read_text().split()[2] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert time.monotonic() < deadline
+
+
+def test_limits_of_this_machine():
+    assert 1 <= available_cpus() <= os.cpu_count()
+    assert available_memory_bytes() > 0
+    assert jobs_that_fit(4, 1) == 4
+    assert jobs_that_fit(4, 2**62) == 1
+    with pytest.raises(ValueError, match="0 jobs"):
+        run(0, abs, [])
+
+
+@pytest.mark.parametrize(
+    ("version", "files", "cpus", "memory"),
+    [
+        (2, {"cpu.max": "150000 100000", "memory.max": "1000", "memory.current": "400"}, 2, 600),
+        (2, {"cpu.max": "max 100000", "memory.max": "max", "memory.current": "400"}, None, None),
+        (
+            1,
+            {
+                "cpu.cfs_quota_us": "100000",
+                "cpu.cfs_period_us": "100000",
+                "memory.limit_in_bytes": "1000",
+                "memory.usage_in_bytes": "900",
+                "memory.stat": "cache 50\ntotal_inactive_file 30",
+            },
+            1,
+            130,
+        ),
+        (1, {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, None, None),
+    ],
+)
+def test_limits_of_a_container(version, files, cpus, memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(executor, "_cgroup_folders", lambda _controller: [tmp_path])
+    monkeypatch.setattr(executor.os, "sched_getaffinity", lambda _pid: range(8))
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    assert available_cpus() == (cpus or 8)
+    if memory is not None:
+        assert available_memory_bytes() == memory
+    else:
+        assert available_memory_bytes() > 10**6

@@ -1,0 +1,63 @@
+"""The box of non-zero voxels."""
+
+import numpy as np
+
+from autoseg.transforms.crop import Box, nonzero_box, uncrop
+
+
+def zeros(*shape):
+    return np.zeros(shape, np.float32)
+
+
+def test_box_holds_what_any_channel_shows():
+    array = zeros(2, 5, 6, 7)
+    array[0, 1, 2, 3] = -4
+    array[1, 3, 2, 5] = 1e-30
+    box, mask = nonzero_box(array)
+    assert box == Box((1, 2, 3), (4, 3, 6))
+    assert box.shape == (3, 1, 3) == mask.shape
+    assert mask.sum() == 2
+
+
+def test_closed_holes_belong_to_the_mask():
+    array = zeros(1, 7, 7, 7)
+    array[0, 1:6, 1:6, 1:6] = 1
+    array[0, 2:5, 2:5, 2:5] = 0
+    assert nonzero_box(array) == (Box((1, 1, 1), (6, 6, 6)), None)
+
+
+def test_a_hole_open_to_one_side_stays():
+    array = zeros(1, 5, 5, 5)
+    array[0] = 1
+    array[0, 2:, 2, 2] = 0
+    _, mask = nonzero_box(array)
+    np.testing.assert_array_equal(mask, array[0] != 0)
+
+
+def test_nothing_is_filled_in_a_single_slice():
+    array = zeros(1, 1, 5, 5)
+    array[0, 0] = 1
+    array[0, 0, 2, 2] = 0
+    box, mask = nonzero_box(array)
+    assert box.shape == (1, 5, 5)
+    assert not mask[0, 2, 2]
+
+
+def test_an_empty_image_is_kept_whole():
+    box, mask = nonzero_box(zeros(1, 3, 4, 5))
+    assert box == Box((0, 0, 0), (3, 4, 5))
+    assert not mask.any()
+
+
+def test_a_full_image_needs_no_mask():
+    assert nonzero_box(zeros(1, 3, 4, 5) - 1024) == (Box((0, 0, 0), (3, 4, 5)), None)
+
+
+def test_uncrop_puts_back():
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) + 1
+    box = Box((1, 0, 2), (3, 3, 6))
+    whole = uncrop(array, box, (4, 3, 7))
+    assert whole.dtype == np.uint8
+    np.testing.assert_array_equal(whole[box.slices], array)
+    assert whole.sum() == array.sum()
+    assert uncrop(array[None], box, (4, 3, 7), fill=9)[0, 0, 0, 0] == 9
