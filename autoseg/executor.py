@@ -163,11 +163,21 @@ def case_executor(jobs: int) -> Iterator[Executor]:
     ------
     ValueError
         `jobs` is below 1.
+
+    Notes
+    -----
+    A script that calls this with several jobs needs Python's usual ``if __name__ == "__main__":``, because workers
+    import the script. BLAS is kept to one thread, in this process too when it runs the cases itself.
     """
     if jobs < 1:
         message = f"{jobs} jobs"
         raise ValueError(message)
-    executor = SerialExecutor() if jobs == 1 else CasePool(jobs)
+    executor: Executor
+    if jobs == 1:
+        use_one_blas_thread()
+        executor = SerialExecutor()
+    else:
+        executor = CasePool(jobs)
     try:
         yield executor
     finally:
@@ -180,7 +190,7 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, _leave)
     # Workers wait for work on a pipe that they themselves keep open, so a killed parent would go unnoticed.
     threading.Thread(target=_follow_parent, daemon=True).start()
-    _one_blas_thread()
+    use_one_blas_thread()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -194,8 +204,15 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def _one_blas_thread() -> None:
-    """Tell OpenBLAS to use one thread: the workers themselves fill the CPUs, and its threads wait by spinning."""
+def use_one_blas_thread() -> None:
+    """Keep numpy's and scipy's OpenBLAS to one thread, from now on, in this process.
+
+    Notes
+    -----
+    Cases already fill the CPUs, and OpenBLAS's threads wait for each other by spinning: two of them took 0.5 s for
+    the export of a 271x100x250 grid of 6 classes on two idle CPUs, like a single one, but 12 s when another
+    process was busy.
+    """
     with contextlib.suppress(OSError):
         libraries = set(re.findall(r"/\S*openblas\S*", Path("/proc/self/maps").read_text()))
         for library in libraries:

@@ -231,7 +231,6 @@ def _validate(
         {name: root / (by_name[name].label or "") for name in names},
         dataset.labels,
         folder.evaluation,
-        tolerance_mm=1.0,
         jobs=jobs,
     )
 
@@ -248,10 +247,10 @@ def predict(
     inputs: Sequence[Path],
     out: Path,
     *,
-    configuration_name: str | None,
-    folds: Sequence[int] | None,
+    configuration_name: str | None = None,
+    folds: Sequence[int] | None = None,
     device_name: str,
-    options: "Options",
+    options: "Options | None" = None,
 ) -> dict[str, Path]:
     """5: new volumes -> label maps, by the mean logits of the folds.
 
@@ -281,7 +280,7 @@ def predict(
     files = {case.name: case.name + _label_ending(case) for case in cases}
     log.info("%d cases, %s folds %s", len(cases), name, ", ".join(str(model.manifest.fold) for model in models))
     volumes: dict[str, Callable[[], Volume]] = {case.name: partial(_read_volume, case, first) for case in cases}
-    stage.run(models, volumes, out, files, device=device, options=options)
+    stage.run(models, volumes, out, files, device=device, options=options or stage.Options())
     return {case: out / file for case, file in files.items()}
 
 
@@ -314,7 +313,7 @@ def evaluate(
     labels: Mapping[str, int] | None,
     out: Path,
     *,
-    tolerance_mm: float,
+    tolerance_mm: float = 1.0,
     jobs: int,
 ) -> Evaluation:
     """6: label maps and their references -> evaluation.json."""

@@ -4,12 +4,28 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from autoseg.artifacts.base import Artifact
+from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.plan import Configuration, NonNegative, Plan
 from autoseg.artifacts.splits import Fold
 
 Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class StepStyle(Record, frozen=True, kw_only=True):
+    """How a training step is computed; the numbers are the same but for rounding.
+
+    Attributes
+    ----------
+    precision : str
+        Arithmetic of the network's layers; weights are always float32.
+    sample_by_sample : bool
+        Samples pass one after the other, channels last in memory, and their gradients add up. Only where the loss is
+        a mean over samples (no batch Dice).
+    """
+
+    precision: Precision
+    sample_by_sample: bool = False
 
 
 class TrainedModel(Artifact, frozen=True, kw_only=True):
@@ -29,10 +45,9 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
         What it trained on and what it is validated on.
     naming : Naming
         How the dataset's files make a case, for grouping new inputs.
-    precision : str
-        Arithmetic of the network's layers; weights are always float32.
-    precision_seconds : dict of str to float
-        What was measured to choose it, seconds a step.
+    step : StepStyle
+    step_seconds : dict of str to float
+        What was measured to choose it, seconds a step of a small batch.
     iterations, epochs : int
         Done so far.
     training_seconds : float
@@ -49,8 +64,8 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     fold: Annotated[int, msgspec.Meta(ge=0)]
     cases: Fold
     naming: Naming
-    precision: Precision
-    precision_seconds: dict[str, float]
+    step: StepStyle
+    step_seconds: dict[str, float]
     num_parameters: int
     device: str
     autoseg_version: str

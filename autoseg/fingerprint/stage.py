@@ -1,6 +1,7 @@
 """Stage: dataset -> fingerprint.json."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from statistics import median
 
@@ -8,12 +9,13 @@ from autoseg.artifacts.base import digest, read, write
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint
 from autoseg.artifacts.geometry import Geometry
-from autoseg.artifacts.stamp import case_stamp
+from autoseg.artifacts.stamp import case_stamp, largest_case
 from autoseg.datasets.load import read_case
 from autoseg.errors import ArtifactError, DatasetError
-from autoseg.executor import case_executor, run_cases
+from autoseg.executor import case_executor, jobs_that_fit, run_cases
 from autoseg.fingerprint.case import Measured, measure
 from autoseg.fingerprint.merge import merge
+from autoseg.images.io import read_geometry
 
 RULES = "1"  # to be raised when the same files would measure something else
 
@@ -37,7 +39,7 @@ def run(dataset: Dataset, out: Path, *, jobs: int) -> Fingerprint:
     out : Path
         The fingerprint.json to write.
     jobs : int
-        Cases at a time.
+        Cases at a time, at most; fewer where memory does not allow so many.
 
     Returns
     -------
@@ -58,7 +60,10 @@ def run(dataset: Dataset, out: Path, *, jobs: int) -> Fingerprint:
         return fresh
     values = tuple(dataset.labels.values())
     tasks = [Task(case, root, len(dataset.channel_names), values) for case in dataset.cases]
-    with case_executor(min(jobs, len(tasks))) as executor:
+    at_once = min(jobs, len(tasks))
+    if at_once > 1:
+        at_once = jobs_that_fit(at_once, _case_bytes(dataset, root))
+    with case_executor(at_once) as executor:
         results = run_cases(executor, measure_case, tasks, name_of=lambda task: task.case.name, progress="fingerprint")
     measured = [part for _, part in results]
     cases = tuple(
@@ -103,3 +108,11 @@ def _read_fresh(out: Path, inputs: str) -> Fingerprint | None:
     except ArtifactError:
         return None
     return found if found.inputs_sha256 == inputs else None
+
+
+def _case_bytes(dataset: Dataset, root: Path) -> int:
+    """Peak memory of a case, estimated from the one with the largest files."""
+    largest = largest_case(root, dataset.cases)
+    shape = read_geometry([root / file for file in largest.images], case=largest.name).shape
+    # Images while they are read, masks, and the foreground in double precision.
+    return prod(shape) * (8 * len(dataset.channel_names) + 16)

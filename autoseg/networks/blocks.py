@@ -8,8 +8,31 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LEAK = 0.01
+EPSILON = 1e-5
 CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each sample to mean 0 and variance 1, then scaled and shifted.
+
+    Notes
+    -----
+    The same numbers as torch's instance norm, by whichever of its kernels is fastest: on CPUs that is group norm with
+    one group a channel, but its backward is 25 times slower than batch norm's where channels come last in memory; for
+    a single sample the two are the same thing.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (B, channels, *edges), kept."""
+        if x.shape[0] == 1 and x.device.type == "cpu" and x[0, 0].numel() > 1:
+            return functional.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=EPSILON)
+        return functional.group_norm(x, x.shape[1], self.weight, self.bias, EPSILON)
 
 
 class ConvolutionBlock(nn.Module):
@@ -27,8 +50,7 @@ class ConvolutionBlock(nn.Module):
         super().__init__()
         padding = tuple((edge - 1) // 2 for edge in kernel)
         self.convolution = CONVOLUTION[len(kernel)](inputs, outputs, tuple(kernel), tuple(stride), padding)
-        # One group a channel is instance norm; torch's group norm is the faster code for the same numbers on CPU.
-        self.norm = nn.GroupNorm(outputs, outputs, eps=1e-5)
+        self.norm = InstanceNorm(outputs)
         self.activation = nn.LeakyReLU(LEAK, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,5 +111,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (B, inputs, *edges) -> (B, classes, *edges)."""
+        if x.movedim(1, -1).is_contiguous():
+            return functional.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
         flat = torch.matmul(self.weight.flatten(1), x.flatten(2)) + self.bias[:, None]
         return flat.reshape(x.shape[0], -1, *x.shape[2:])

@@ -42,9 +42,8 @@ class LoadedModel:
         Not measured anew, so that the same command gives the same file twice.
         """
         if torch.device(self.manifest.device).type == device.type:
-            return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
-                self.manifest.precision
-            ]
+            dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+            return dtypes[self.manifest.step.precision]
         return torch.float16 if device.type == "cuda" else torch.float32
 
 

@@ -124,6 +124,7 @@ def run(
     return record
 
 
+@torch.inference_mode()
 def mean_logits(
     models: Sequence[LoadedModel],
     image_czyx: NDArray[np.float32],

@@ -2,6 +2,7 @@
 
 import tempfile
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ from autoseg.artifacts.base import digest, read
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
-from autoseg.artifacts.stamp import case_stamp
+from autoseg.artifacts.stamp import case_stamp, largest_case
 from autoseg.datasets.load import read_case
 from autoseg.errors import ArtifactError, SettingError, nearest
 from autoseg.executor import case_executor, jobs_that_fit, run_cases
@@ -18,7 +19,7 @@ from autoseg.images.io import read_geometry
 from autoseg.layout import CaseFiles, Workspace
 from autoseg.preprocess.case import foreground_locations, foreground_voxels
 from autoseg.preprocess.store import write_case
-from autoseg.transforms.chain import forward
+from autoseg.transforms.chain import forward, grids
 
 FORMAT = "1"  # to be raised when the same inputs would give other arrays
 
@@ -187,17 +188,10 @@ def _read_fresh(task: Task) -> PreprocessedCase | None:
 
 def _case_bytes(tasks: list[Task], num_channels: int) -> int:
     """Peak memory of a case, estimated from the one with the largest files."""
-
-    def stored(task: Task) -> int:
-        files = [task.root / file for file in task.case.images]
-        return sum(file.stat().st_size for file in files if file.is_file())
-
-    largest = max(tasks, key=stored)
-    geometry = read_geometry([largest.root / file for file in largest.case.images], case=largest.case.name)
-    voxels = geometry.shape[0] * geometry.shape[1] * geometry.shape[2]
-    new = 1.0
-    spacing = [geometry.spacing_mm[axis] for axis in largest.plan.transpose_forward]
-    for old, target in zip(spacing[-len(largest.configuration.spacing) :], largest.configuration.spacing, strict=True):
-        new *= old / target
+    first = tasks[0]
+    largest = largest_case(first.root, (task.case for task in tasks))
+    geometry = read_geometry([first.root / file for file in largest.images], case=largest.name)
+    source, target = grids(geometry.spacing_mm, first.plan, first.configuration)
+    growth = max(1.0, prod(source) / prod(target))
     # Read and cropped copies of all channels, the new ones, and intermediate arrays of one.
-    return int(4 * voxels * (2 * num_channels + 4 + (num_channels + 6) * max(new, 1.0)))
+    return int(4 * prod(geometry.shape) * (2 * num_channels + 4 + (num_channels + 6) * growth))

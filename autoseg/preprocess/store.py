@@ -18,6 +18,7 @@ from autoseg.errors import ArtifactError
 from autoseg.layout import CaseFiles
 
 CHUNK_VOXELS = 2**18  # 1 MiB of single precision: fits the cache of one core
+LEAST_EDGE = 64  # small patches would make thousands of small chunks
 BLOCK_VOXELS = 2**13  # what is unpacked at a time
 Slices = tuple[slice, slice, slice]
 
@@ -32,6 +33,10 @@ class StoredCase:
     """
 
     files: CaseFiles
+
+    def __reduce__(self) -> tuple[type["StoredCase"], tuple[CaseFiles]]:
+        # Another process opens the files for itself.
+        return type(self), (self.files,)
 
     @cached_property
     def image(self) -> Any:  # noqa: ANN401 - blosc2 has no types
@@ -136,16 +141,21 @@ def load_case(files: CaseFiles) -> LoadedCase:
 
 
 def chunk_shapes(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Edges of the chunks, at most those of the patch, and of the blocks in them, in voxels.
+    """Edges of the chunks, about those of the patch, and of the blocks in them, in voxels.
 
     Notes
     -----
     The longest edge is halved until the voxels are few enough: near-cubes waste the least around a patch that
-    lies anywhere. Patches of 2D networks get flat chunks.
+    lies anywhere. For 2D networks slices are kept whole as far as possible, and each is unpacked by itself.
     """
-    patch = (1,) * (3 - len(patch_size)) + tuple(patch_size)
-    chunk = _halved([min(n, p) for n, p in zip(shape, patch, strict=True)], CHUNK_VOXELS)
-    return chunk, _halved(list(chunk), BLOCK_VOXELS)
+    flat = len(patch_size) == 2
+    patch = (1, *patch_size) if flat else tuple(patch_size)
+    wanted = [1 if edge == 1 else max(edge, LEAST_EDGE) for edge in patch]
+    chunk = _halved([min(n, p) for n, p in zip(shape, wanted, strict=True)], CHUNK_VOXELS)
+    if not flat:
+        return chunk, _halved(list(chunk), BLOCK_VOXELS)
+    slices = min(shape[0], CHUNK_VOXELS // prod(chunk))
+    return (slices, *chunk[1:]), _halved(list(chunk), BLOCK_VOXELS)
 
 
 def _halved(edges: list[int], most: int) -> tuple[int, ...]:

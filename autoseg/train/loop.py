@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoseg.artifacts.model import Precision
+from autoseg.artifacts.model import StepStyle
 from autoseg.artifacts.plan import Configuration, Training
 from autoseg.networks.unet import UNet
 from autoseg.train.augment import augment
-from autoseg.train.hardware import autocast
+from autoseg.train.hardware import autocast, channels_last
 from autoseg.train.loading import Batch, Batches
 from autoseg.train.losses import deep_loss, level_weights, overlap_counts
 from autoseg.train.schedule import poly_rate, progress_by_count, progress_by_time
@@ -67,7 +67,7 @@ class Course:
     configuration: Configuration
     recipe: Training
     device: torch.device
-    precision: Precision
+    step: StepStyle
     on_step: Callable[[float, float], None]
     on_epoch: Callable[[EpochReport], None]
     save: Callable[[], None]
@@ -116,22 +116,33 @@ def train_step(state: TrainState, batch: Batch, course: Course) -> float:
     """One optimizer step on a batch; returns the loss."""
     image, label = to_tensors(batch, course.configuration, course.device)
     state.network.train()
-    loss = step_loss(state.network, image, label, course)
     state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    total = 0.0
+    parts = len(image) if course.step.sample_by_sample else 1
+    for part, truth in zip(image.chunk(parts), label.chunk(parts), strict=True):
+        loss = step_loss(state.network, part, truth, course) / parts
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
     state.scaler.unscale_(state.optimizer)
     nn.utils.clip_grad_norm_(state.network.parameters(), course.recipe.gradient_clip)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    return float(loss.detach())
+    return total
 
 
 def step_loss(network: UNet, image: Tensor, label: Tensor, course: Course) -> Tensor:
     """Deep-supervision loss of a batch."""
     weights = level_weights(len(network.heads))
-    with autocast(course.device, course.precision):
-        levels = network.deep_logits(image, len(weights))
+    levels = forward_levels(network, image, len(weights), course)
     return deep_loss(levels, label, weights, batch_dice=course.configuration.batch_dice)
+
+
+def forward_levels(network: UNet, image: Tensor, num_levels: int, course: Course) -> list[Tensor]:
+    """Logits of the finest levels, in the step's precision and memory layout."""
+    if course.step.sample_by_sample:
+        image = channels_last(image)
+    with autocast(course.device, course.step.precision):
+        return network.deep_logits(image, num_levels)
 
 
 def to_tensors(batch: Batch, configuration: Configuration, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -185,8 +196,7 @@ def _validate(
     for _ in range(limit):
         image, label = to_tensors(next(batches), course.configuration, course.device)
         weights = level_weights(len(state.network.heads))
-        with autocast(course.device, course.precision):
-            levels = state.network.deep_logits(image, len(weights))
+        levels = forward_levels(state.network, image, len(weights), course)
         losses.append(float(deep_loss(levels, label, weights, batch_dice=course.configuration.batch_dice)))
         counts = counts + overlap_counts(levels[0], label)
     state.seconds += time.perf_counter() - start

@@ -14,7 +14,7 @@ class Readable(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...  # noqa: D102
 
-    def __getitem__(self, key: Any, /) -> NDArray[np.generic]: ...
+    def __getitem__(self, key: Any, /) -> NDArray[np.generic]: ...  # noqa: ANN401 - as numpy has it
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,8 @@
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,14 +14,14 @@ from safetensors.torch import save_file
 from autoseg import __version__
 from autoseg.artifacts.base import atomic_path, digest, read, write
 from autoseg.artifacts.dataset import Naming
-from autoseg.artifacts.model import Precision, TrainedModel
+from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.splits import Fold, Splits
 from autoseg.errors import SettingError
 from autoseg.layout import FoldFolder, Workspace
-from autoseg.networks.unet import UNet, build_network
-from autoseg.train.hardware import choose_precision, keep_freed_memory
+from autoseg.networks.unet import build_network
+from autoseg.train.hardware import choose_step, keep_freed_memory
 from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, EpochReport, train, train_step
@@ -33,6 +32,7 @@ from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save
 log = logging.getLogger(__name__)
 TRAINING_STREAM, VALIDATION_STREAM = 0, 1
 MOST_WORKERS = 8
+MEASURED_BATCH = 2
 
 
 def make_splits(case_names: Sequence[str], plan: Plan, workspace: Workspace) -> Splits:
@@ -125,9 +125,9 @@ def run(
     network = build_network(configuration, len(task.plan.channel_names), task.plan.num_classes).to(device)
     batches = _batch_recipes(task)
     if earlier is not None:
-        precision, seconds = earlier.precision, earlier.precision_seconds
+        style, seconds = earlier.step, earlier.step_seconds
     else:
-        precision, seconds = _measure_precision(task, training_cases, batches[0], device)
+        style, seconds = _measure_step(task, training_cases, batches[0], device)
     manifest = earlier or TrainedModel(
         inputs_sha256=inputs,
         plan=task.plan,
@@ -136,8 +136,8 @@ def run(
         fold=task.fold,
         cases=task.cases,
         naming=task.naming,
-        precision=precision,
-        precision_seconds=seconds,
+        step=style,
+        step_seconds=seconds,
         num_parameters=sum(prod(parameter.shape) for parameter in network.parameters()),
         device=str(device),
         autoseg_version=__version__,
@@ -147,7 +147,7 @@ def run(
     state = TrainState(
         network=network,
         optimizer=new_optimizer(network, recipe),
-        scaler=torch.amp.GradScaler(device.type, enabled=precision == "float16"),
+        scaler=torch.amp.GradScaler(device.type, enabled=style.precision == "float16"),
     )
     if earlier is not None and folder.checkpoint.exists():
         load_checkpoint(folder.checkpoint, state, inputs)
@@ -197,7 +197,7 @@ def _train(
         configuration=manifest.configuration,
         recipe=recipe,
         device=device,
-        precision=manifest.precision,
+        step=manifest.step,
         on_step=bar.step,
         on_epoch=on_epoch,
         save=lambda: save_checkpoint(folder.checkpoint, state, manifest.inputs_sha256),
@@ -239,25 +239,25 @@ def _batch_recipes(task: FoldTask) -> tuple[BatchRecipe, BatchRecipe]:
     return batch_recipe(TRAINING_STREAM), batch_recipe(VALIDATION_STREAM)
 
 
-def _measure_precision(
+def _measure_step(
     task: FoldTask, cases: Sequence[TrainingCase], recipe: BatchRecipe, device: torch.device
-) -> tuple[Precision, dict[str, float]]:
-    """Time a step of a batch of at most 2 in each precision, on weights that are thrown away."""
+) -> tuple[StepStyle, dict[str, float]]:
+    """Time steps of a batch of 2 in each style, on weights that are thrown away."""
     plan = task.plan
-    small = msgspec.structs.replace(plan.configurations[task.configuration_name], batch_size=min(2, recipe.batch_size))
-    from dataclasses import replace
+    configuration = plan.configurations[task.configuration_name]
+    batch = make_batch(cases, replace(recipe, batch_size=min(MEASURED_BATCH, recipe.batch_size)), 0)
+    network = build_network(configuration, recipe.num_channels, plan.num_classes).to(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=False)
 
-    batch = make_batch(cases, replace(recipe, batch_size=small.batch_size), 0)
-    network: UNet = build_network(small, recipe.num_channels, plan.num_classes).to(device)
-
-    def step(precision: Precision) -> Any:  # noqa: ANN401 - the result is not used
-        state = TrainState(network, new_optimizer(network, plan.training), torch.amp.GradScaler(enabled=False))
-        course = Course(small, plan.training, device, precision, _nothing, _nothing, _nothing)
+    def step(style: StepStyle) -> float:
+        state = TrainState(network, new_optimizer(network, plan.training), scaler)
+        course = Course(configuration, plan.training, device, style, _nothing, _nothing, _nothing)
         return train_step(state, batch, course)
 
-    precision, seconds = choose_precision(device, step)
-    log.info("precision %s%s", precision, f", measured {seconds} s a step of {small.batch_size}" if seconds else "")
-    return precision, seconds
+    style, seconds = choose_step(device, step, batch_dice=configuration.batch_dice)
+    way = "sample by sample" if style.sample_by_sample else "whole batches"
+    log.info("training in %s, %s%s", style.precision, way, f"; measured: {seconds}" if seconds else "")
+    return style, seconds
 
 
 def _nothing(*_: object) -> None:

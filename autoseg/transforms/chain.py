@@ -198,12 +198,12 @@ def _slabs(
     return resized_slabs(logits_kzyx, shape, how.probabilities_order, how.probabilities_order_z, apart, slab)
 
 
-def _winners(block_kzyx: NDArray[np.float32]) -> NDArray[np.intp]:
+def _winners(block_kzyx: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Argmax over the first axis; numpy's own copies the block to bring that axis to the end."""
     best = block_kzyx[0].copy()
-    winner = np.zeros(best.shape, np.intp)
+    winner = np.zeros(best.shape, np.uint16)
     for index, candidate in enumerate(block_kzyx[1:], start=1):
-        winner[candidate > best] = index
+        np.copyto(winner, index, where=candidate > best, casting="unsafe")
         np.maximum(best, candidate, out=best)
     return winner
 

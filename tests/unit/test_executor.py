@@ -1,6 +1,8 @@
 """Running cases: order, failures that name the case, workers that die, parents that are killed."""
 
+import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -109,6 +111,18 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     while worker.exists() and "Z" not in (worker / "stat").read_text().split()[2] and time.monotonic() < deadline:
         time.sleep(0.05)
     assert time.monotonic() < deadline
+
+
+def test_one_blas_thread():
+    import scipy.linalg  # noqa: F401 - loads scipy's own OpenBLAS
+
+    executor.use_one_blas_thread()
+    maps = Path("/proc/self/maps").read_text()
+    libraries = set(re.findall(r"/\S*scipy_openblas64\S*", maps))
+    if not libraries:
+        pytest.skip("this numpy has another BLAS")
+    for library in libraries:
+        assert ctypes.CDLL(library).scipy_openblas_get_num_threads64_() == 1
 
 
 def test_limits_of_this_machine():

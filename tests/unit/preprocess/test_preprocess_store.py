@@ -1,6 +1,7 @@
 """Arrays on disk: written whole, read back whole or in part."""
 
 from math import prod
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,8 @@ def test_what_is_written_is_read(arrays, record, tmp_path, patch):
         np.testing.assert_array_equal(image, arrays[0][(slice(None), *box)])
         np.testing.assert_array_equal(label, arrays[1][box])
         np.testing.assert_array_equal(case.locations, arrays[2])
+    # Loaders send open cases to their workers.
+    np.testing.assert_array_equal(ForkingPickler.loads(ForkingPickler.dumps(stored)).label[:], arrays[1])
     np.testing.assert_array_equal(loaded.image, arrays[0])
     np.testing.assert_array_equal(loaded.label, arrays[1])
 
@@ -84,7 +87,8 @@ def test_an_unwritable_folder_is_explained(arrays, record, tmp_path):
 )
 def test_chunks_fit_patch_and_cache(shape, patch):
     chunk, block = chunk_shapes(shape, patch)
-    edges = (1,) * (3 - len(patch)) + patch
+    edges = (shape[0], *patch) if len(patch) == 2 else tuple(max(edge, 64) for edge in patch)
     assert all(1 <= b <= c <= min(n, p) for b, c, n, p in zip(block, chunk, shape, edges, strict=True))
+    assert len(patch) == 3 or block[0] == 1
     assert prod(chunk) <= 2**18
     assert prod(block) <= 2**13

@@ -1,0 +1,84 @@
+"""The demo: generated scans -> plan -> training -> prediction of unseen scans -> scores and a picture."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from autoseg import pipeline
+from autoseg.datasets.layouts import find_dataset
+from autoseg.demo.phantom import write_phantoms
+from autoseg.demo.picture import overlay_picture
+from autoseg.demo.threshold import best_threshold_dice
+from autoseg.images.io import read_image, read_label
+from autoseg.layout import Workspace
+
+NUM_TRAINING, NUM_TEST = 16, 6
+SEED = 2021
+# A small memory target gives a small patch, and minutes on a CPU are enough for it.
+GPU_MEMORY_GB = 1.0
+ENDING = ".nii.gz"
+
+
+def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterator[str]:
+    """Go the whole way below `folder`, telling of each step; earlier results there are thrown away.
+
+    Parameters
+    ----------
+    folder : Path
+    minutes : float
+        For training.
+    device_name : str
+    jobs : int
+
+    Yields
+    ------
+    str
+        A line for the user.
+    """
+    raw, workspace, predicted = folder / "raw", Workspace(folder / "workspace"), folder / "predicted"
+    for old in (raw, workspace.root, predicted):
+        shutil.rmtree(old, ignore_errors=True)
+    write_phantoms(raw, num_training=NUM_TRAINING, num_test=NUM_TEST, seed=SEED)
+    yield f"1. {NUM_TRAINING} scans with known truth to train on, {NUM_TEST} to test on -> {raw}"
+
+    dataset = find_dataset(raw)
+    plan = pipeline.plan(dataset, workspace, jobs=jobs, gpu_memory_gb=GPU_MEMORY_GB)
+    yield "2. the plan:"
+    yield from (f"   {line}" for line in pipeline.describe(plan))
+
+    results = pipeline.train(
+        workspace,
+        [0],
+        settings=[f"training.max_hours={minutes / 60}"],
+        configuration_name=None,
+        device_name=device_name,
+        jobs=jobs,
+    )
+    yield f"3. trained for {minutes:g} minutes; validation of fold 0: {pipeline.summary_line(results[0])}"
+
+    inputs = sorted((raw / "imagesTs").glob(f"*{ENDING}"))
+    files = pipeline.predict(workspace, inputs, predicted, device_name=device_name)
+    yield f"4. unseen scans segmented -> {predicted}"
+
+    truth = {name: raw / "labelsTs" / f"{name}{ENDING}" for name in files}
+    evaluation = pipeline.evaluate(files, truth, dataset.labels, predicted / "evaluation.json", jobs=jobs)
+    yield f"5. unseen scans: {pipeline.summary_line(evaluation)}"
+
+    labels = {name: read_label(file, case=name).array_zyx for name, file in truth.items()}
+    images = {name: read_image([raw / "imagesTs" / f"{name}_0000{ENDING}"], case=name).array_czyx[0] for name in truth}
+    threshold = best_threshold_dice(list(images.values()), list(labels.values()))
+    mean = sum(threshold.values()) / len(threshold)
+    yield f"   the best intensity threshold for each label, chosen on these very scans: mean Dice {mean:.4f}"
+
+    shown = next(iter(files))
+    score = evaluation.cases[shown]
+    dice = ", ".join(f"{name} {score[name].dice:.3f}" for name in dataset.foreground if score[name].dice is not None)
+    overlay_picture(
+        folder / "result.png",
+        images[shown],
+        labels[shown],
+        read_label(files[shown], case=shown).array_zyx,
+        dataset.foreground,
+        f"{shown}, not seen in training: Dice {dice}",
+    )
+    yield f"   picture -> {folder / 'result.png'}"
