@@ -21,7 +21,7 @@ from autoseg.artifacts.splits import Fold, Splits
 from autoseg.errors import SettingError
 from autoseg.layout import FoldFolder, Workspace
 from autoseg.networks.unet import build_network
-from autoseg.train.hardware import choose_step, keep_freed_memory
+from autoseg.train.hardware import choose_step, describe_step, keep_freed_memory
 from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, EpochReport, train, train_step
@@ -255,8 +255,7 @@ def _measure_step(
         return train_step(state, batch, course)
 
     style, seconds = choose_step(device, step, batch_dice=configuration.batch_dice)
-    way = "sample by sample" if style.sample_by_sample else "whole batches"
-    log.info("training in %s, %s%s", style.precision, way, f"; measured: {seconds}" if seconds else "")
+    log.info("training in %s%s", describe_step(style), f"; measured, in seconds: {seconds}" if seconds else "")
     return style, seconds
 
 
