@@ -23,16 +23,26 @@ class _Program(click.Group):
     """Turns errors into one message and an exit code: 0 done, 1 explained, 2 wrong usage, 130 interrupted."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click has it
+        """Run the subcommand."""
         try:
             return super().invoke(ctx)
-        except AutosegError as error:
-            if ctx.params.get("debug") or "--debug" in sys.argv:
-                raise
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(1)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            click.echo("interrupted; the same command goes on where this one stopped", err=True)
             ctx.exit(130)
+        except Exception as error:
+            if "--debug" in sys.argv:
+                raise
+            click.echo(f"Error: {_in_words(error)}", err=True)
+            ctx.exit(1)
+
+
+def _in_words(error: Exception) -> str:
+    """Our errors explain themselves; of another one nobody expected, say what is known and how to learn more."""
+    if isinstance(error, AutosegError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error}\n  next:    the same command with --debug shows where"
 
 
 def _common(command: F) -> F:
@@ -239,14 +249,12 @@ def train(
 @click.argument("inputs", nargs=-1, required=True, type=EXISTING, metavar="INPUT...")
 @click.argument("output", type=ANY_PATH)
 @click.option("--folds", default=None, metavar="0,1,...", show_default="all trained", help="Folds to average.")
-@click.option(
-    "--no-mirroring", is_flag=True, help="One pass instead of one for each mirroring: faster, a little worse."
-)
+@click.option("--no-mirroring", is_flag=True, help="One pass, not one for each mirroring: faster, a little worse.")
 @click.option(
     "--step",
     type=click.FloatRange(min=0, max=1, min_open=True),
-    default=0.5,
-    show_default=True,
+    default=None,
+    show_default="the plan's, 0.5",
     help="Distance of neighbouring windows, in patch edges.",
 )
 @click.option("--save-probabilities", is_flag=True, help="Also write CASE.npz with the key `probabilities`.")
@@ -259,7 +267,7 @@ def predict(
     output: Path,
     folds: str | None,
     no_mirroring: bool,
-    step: float,
+    step: float | None,
     save_probabilities: bool,
     configuration: str | None,
     workspace: Path,
@@ -283,7 +291,7 @@ def predict(
         configuration_name=configuration,
         folds=chosen,
         device_name=device,
-        options=Options(mirroring=not no_mirroring, step=step, save_probabilities=save_probabilities),
+        options=Options(mirroring=False if no_mirroring else None, step=step, save_probabilities=save_probabilities),
     )
     click.echo(f"{len(files)} cases -> {output}")
 
@@ -379,7 +387,7 @@ def compare(
 @main.command()
 @click.argument("folder", type=FOLDER, default=Path("demo"))
 @click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True), default=2.5, show_default=True, help="Training time."
+    "--minutes", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="Training time."
 )
 @_device
 @_jobs

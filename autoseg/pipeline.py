@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 PREFERRED = ("3d_fullres", "2d")
 
 
-def plan(dataset: Dataset, workspace: Workspace, *, jobs: int, gpu_memory_gb: float) -> Plan:
+def plan(dataset: Dataset, workspace: Workspace, *, jobs: int, gpu_memory_gb: float = 8.0) -> Plan:
     """1 and 2: dataset -> fingerprint.json -> plan.json.
 
     Raises

@@ -204,6 +204,21 @@ class Training(Record, frozen=True, kw_only=True):
     augmentation: Augmentation = Augmentation()
 
 
+class Prediction(Record, frozen=True, kw_only=True):
+    """How volumes are predicted where the command does not say otherwise; validation cases too.
+
+    Attributes
+    ----------
+    mirroring : bool
+        Average over every subset of the configuration's `mirror_axes`.
+    step : float
+        Greatest distance of neighbouring windows, in patch edges.
+    """
+
+    mirroring: bool = True
+    step: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+
+
 class Plan(Artifact, frozen=True, kw_only=True):
     """The whole plan.
 
@@ -233,6 +248,7 @@ class Plan(Artifact, frozen=True, kw_only=True):
     intensities: tuple[IntensityStatistics, ...]
     configurations: Annotated[dict[Name, Configuration], msgspec.Meta(min_length=1)]
     training: Training = Training()
+    prediction: Prediction = Prediction()
 
     def __post_init__(self) -> None:
         """Hold the channels, the axes and the configurations against each other.

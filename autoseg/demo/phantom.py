@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 ORGAN_A, ORGAN_B, LESION = 1, 2, 3
 LABELS = {"background": 0, "organ_a": ORGAN_A, "organ_b": ORGAN_B, "lesion": LESION}
 CHANNEL_NAME = "MRI"
-SPACING_MM = (3.0, 1.0, 1.0)
+SPACING_MM = (4.0, 1.5, 1.5)
 
 # Signal of each tissue in arbitrary units. Organs share theirs with the wall, the lesion its own with rim and spine.
 DARK, SOFT, TISSUE, BRIGHT = 110.0, 240.0, 450.0, 630.0
@@ -55,7 +55,7 @@ def make_phantom(
     Returns
     -------
     image_zyx : ndarray of float32, shape (Z, Y, X)
-        Signal in arbitrary units, about 0 to 900; Z is 20 to 26, Y and X are 72 to 84.
+        Signal in arbitrary units, about 0 to 900; Z is 15 to 19, Y and X are 48 to 56.
     label_zyx : ndarray of uint8, shape (Z, Y, X)
         0 background, 1 organ_a (the larger one), 2 organ_b, 3 lesion (inside organ_a); each one present.
     spacing_mm : tuple of float, length 3
@@ -65,9 +65,9 @@ def make_phantom(
     --------
     >>> image, label, spacing_mm = make_phantom(np.random.default_rng(0))
     >>> np.unique(label).tolist(), spacing_mm
-    ([0, 1, 2, 3], (3.0, 1.0, 1.0))
+    ([0, 1, 2, 3], (4.0, 1.5, 1.5))
     """
-    shape = (int(rng.integers(20, 27)), int(rng.integers(72, 85)), int(rng.integers(72, 85)))
+    shape = (int(rng.integers(15, 20)), int(rng.integers(48, 57)), int(rng.integers(48, 57)))
     anatomy = _draw_anatomy(rng, _deformed_points(rng, shape), shape)
     # Voxels at a border hold two tissues; slices are thick, so less of the blur crosses them.
     signal = gaussian_filter(anatomy.signal, sigma=(0.3, 0.6, 0.6)) * anatomy.texture

@@ -15,6 +15,7 @@ from autoseg.artifacts.base import atomic_path, digest, read, write
 from autoseg.artifacts.prediction import PredictionSet
 from autoseg.artifacts.preprocessed import Placement
 from autoseg.errors import ArtifactError
+from autoseg.images.endings import file_ending
 from autoseg.images.io import write_label
 from autoseg.layout import FoldFolder
 from autoseg.predict.models import LoadedModel, check_agreement, load_model
@@ -30,16 +31,16 @@ class Options:
 
     Attributes
     ----------
-    mirroring : bool
-        Average over every mirroring the plan allows.
-    step : float
-        Greatest distance of neighbouring windows, in patch edges; above 0, at most 1.
+    mirroring : bool or None
+        Average over every mirroring the plan allows; None: as the plan says.
+    step : float or None
+        Greatest distance of neighbouring windows, in patch edges; above 0, at most 1. None: as the plan says.
     save_probabilities : bool
         Also write CASE.npz: `probabilities`, float16, (C, Z, Y, X) on the input's grid.
     """
 
-    mirroring: bool = True
-    step: float = 0.5
+    mirroring: bool | None = None
+    step: float | None = None
     save_probabilities: bool = False
 
 
@@ -92,17 +93,20 @@ def run(
         `out` can't be written.
     """
     first = models[0]
-    mirror_axes = first.configuration.mirror_axes if options.mirroring else ()
+    planned = first.plan.prediction
+    mirroring = planned.mirroring if options.mirroring is None else options.mirroring
+    mirror_axes = first.configuration.mirror_axes if mirroring else ()
+    step = planned.step if options.step is None else options.step
     record = PredictionSet(
         inputs_sha256=digest(
             *(model.manifest.inputs_sha256 + model.manifest.autoseg_version for model in models),
             *(str(model.manifest.iterations) for model in models),
-            f"{mirror_axes} {options.step}",
+            f"{mirror_axes} {step}",
         ),
         models=tuple(str(model.folder) for model in models),
         configuration_name=first.manifest.configuration_name,
         mirror_axes=mirror_axes,
-        step=options.step,
+        step=step,
         files=dict(files),
     )
     fresh = _same_as_before(out / "prediction.json", record)
@@ -112,7 +116,7 @@ def run(
         log.info("%d of %d cases are predicted already", len(cases) - len(missing), len(cases))
     for name in tqdm(missing, desc="predict", unit="case", disable=not sys.stderr.isatty()):
         volume = cases[name]()
-        logits = mean_logits(models, volume.image_czyx, device=device, mirror_axes=mirror_axes, step=options.step)
+        logits = mean_logits(models, volume.image_czyx, device=device, mirror_axes=mirror_axes, step=step)
         target = out / files[name]
         if options.save_probabilities:
             probabilities = restore_probabilities(logits, volume.placement, first.plan, first.configuration)
@@ -156,8 +160,6 @@ def mean_logits(
 
 def probabilities_file(label_file: Path) -> Path:
     """CASE.npz beside CASE's label map."""
-    from autoseg.images.endings import file_ending
-
     ending = file_ending(label_file.name) or label_file.suffix
     return label_file.with_name(label_file.name[: -len(ending)] + ".npz")
 

@@ -1,0 +1,66 @@
+"""nnU-Net v2 in its own environment: where its commands are and what they need."""
+
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+DATASET_NAME = "Dataset004_Benchmark"
+
+
+class Peer:
+    """An environment with nnU-Net v2 and a folder for its files.
+
+    Parameters
+    ----------
+    python : Path
+        Its interpreter.
+    root : Path
+        A folder of ours to work in.
+    dataset : Path
+        A dataset in nnU-Net's layout; copied.
+    """
+
+    def __init__(self, python: Path, root: Path, dataset: Path) -> None:
+        # Not resolved: the interpreter of an environment is a link out of it.
+        self.python = python.absolute()
+        folders = {name: root / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+        for folder in folders.values():
+            folder.mkdir(parents=True)
+        shutil.copytree(dataset, folders["nnUNet_raw"] / DATASET_NAME)
+        self.preprocessed = folders["nnUNet_preprocessed"] / DATASET_NAME
+        self.environment = os.environ | {name: str(folder) for name, folder in folders.items()}
+
+    def command(self, name: str, *arguments: str) -> None:
+        """Run one of its console commands."""
+        self._run([str(self.python.parent / name), *arguments])
+
+    def script(self, script: Path, *arguments: str) -> str:
+        """Run a program with its interpreter; gives what it printed."""
+        return self._run([str(self.python), str(script), *arguments])
+
+    def version(self) -> dict[str, str]:
+        """Versions of nnU-Net and torch there."""
+        code = "from importlib.metadata import version as v; print(v('nnunetv2'), v('torch'))"
+        nnunet, torch = self._run([str(self.python), "-c", code]).split()
+        return {"nnunetv2": nnunet, "torch": torch}
+
+    def _run(self, command: list[str]) -> str:
+        # Its loaders outlive it: they are ended with the whole process group.
+        process = subprocess.Popen(
+            command,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        out, err = process.communicate()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode != 0:
+            message = f"{' '.join(command)} ended with {process.returncode}:\n{err[-3000:]}"
+            raise RuntimeError(message)
+        return out

@@ -1,0 +1,99 @@
+"""Training throughput, loading and augmentation included, ours and nnU-Net's in turn on the same plan and data.
+
+usage: train_step.py --peer-python PATH --dataset PATH [--peer-program PATH] [--iterations N] [--rounds N]
+
+Ours is `autoseg train` on the CPU for a few iterations: the samples per second of its second epoch, as metrics.jsonl
+has them. nnU-Net's is its trainer's own step behind its own loaders: batch size over the median iteration. Both plan
+the dataset by themselves; patch and batch size are checked to be the same. The last line is a JSON object; `ours` and
+`peer` are samples per second (medians over rounds), and `ratio` is how many times faster ours is.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from peer import DATASET_NAME, Peer
+
+PROGRAM = Path(__file__).resolve().parents[3] / "shared" / "peers" / "nnunet_train_speed.py"
+
+
+def ours(workspace: Path, configuration: str, iterations: int) -> dict[str, Any]:
+    """The second epoch's record of a short training."""
+    settings = {
+        "training.epochs": 2,
+        "training.iterations_per_epoch": iterations,
+        "training.validation_iterations": 0,
+        # A fold with few validation cases: they are predicted afterwards, outside the measurement.
+        "training.num_folds": 40,
+        "prediction.mirroring": "false",
+    }
+    options = [f"--set={key}={value}" for key, value in settings.items()]
+    run("train", "0", "-w", str(workspace), "--configuration", configuration, "--device", "cpu", "--restart", *options)
+    metrics = workspace / "models" / configuration / "fold_0" / "metrics.jsonl"
+    record: dict[str, Any] = json.loads(metrics.read_text().splitlines()[-1])
+    return record
+
+
+def run(*arguments: str) -> None:
+    """Run one of our commands."""
+    autoseg = str(Path(sys.executable).with_name("autoseg"))
+    subprocess.run([autoseg, *arguments], check=True, capture_output=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", type=Path, required=True)
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--peer-program", type=Path, default=PROGRAM)
+    parser.add_argument("--configuration", default="3d_fullres")
+    parser.add_argument("--iterations", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    name = arguments.configuration
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        workspace = root / "workspace"
+        run("plan", str(arguments.dataset), "-w", str(workspace))
+        run("preprocess", "-w", str(workspace), "--configuration", name)
+        peer = Peer(arguments.peer_python, root / "peer", arguments.dataset)
+        peer.command("nnUNetv2_extract_fingerprint", "-d", "4", "-np", "2")
+        peer.command("nnUNetv2_plan_experiment", "-d", "4")
+        peer.command("nnUNetv2_preprocess", "-d", "4", "-c", name, "-np", "2")
+        mine = json.loads((workspace / "plan.json").read_text())["configurations"][name]
+        other = json.loads((peer.preprocessed / "nnUNetPlans.json").read_text())["configurations"][name]
+        for key in ("patch_size", "batch_size"):
+            if mine[key] != other[key]:
+                message = f"the plans differ: {key} {mine[key]} here, {other[key]} in nnU-Net"
+                raise SystemExit(message)
+        figures = []
+        for number in range(arguments.rounds):
+            record = ours(workspace, name, arguments.iterations)
+            printed = peer.script(arguments.peer_program, DATASET_NAME, name, str(arguments.iterations))
+            theirs = json.loads(printed.strip().splitlines()[-1])
+            figures.append((record["samples_per_second"], theirs["batch"] / theirs["median_iter_s"]))
+            print(f"round {number + 1}: ours {record}, peer {theirs}", flush=True)
+        versions = peer.version()
+    result = {
+        "benchmark": "train_step",
+        "dataset": arguments.dataset.name,
+        "configuration": name,
+        "unit": "samples per second",
+        "ours": round(median(mine for mine, _ in figures), 3),
+        "peer": round(median(theirs for _, theirs in figures), 3),
+        "ratio": round(median(mine / theirs for mine, theirs in figures), 2),
+        "rounds": arguments.rounds,
+        "iterations": arguments.iterations,
+        "versions": {"autoseg": version("autoseg"), "torch_ours": version("torch"), **versions},
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
