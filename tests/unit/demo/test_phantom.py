@@ -29,7 +29,7 @@ def test_cases_differ_in_size_and_content(phantoms):
 
 def test_types_and_sizes(phantoms):
     for image, label, spacing_mm in phantoms:
-        assert (image.dtype, label.dtype, spacing_mm) == (np.float32, np.uint8, (3.0, 1.0, 1.0))
+        assert (image.dtype, label.dtype, spacing_mm) == (np.float32, np.uint8, (4.0, 1.5, 1.5))
         assert image.shape == label.shape
         assert 15 <= image.shape[0] <= 19
         assert all(48 <= edge <= 56 for edge in image.shape[1:])

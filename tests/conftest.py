@@ -1,0 +1,131 @@
+"""What several tests share: options, and builders of small valid records."""
+
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoseg.artifacts.dataset import Case, Dataset, Naming
+from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint, IntensityStatistics
+from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.plan import Configuration, Plan, Resampling
+
+ORACLE = Path(__file__).parents[2] / "shared" / "oracle" / "golden.jsonl"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--oracle", metavar="PATH", type=Path, default=ORACLE, help="Recorded plans to be reproduced (golden.jsonl)."
+    )
+
+
+def _configuration(patch_size=(8, 8, 8), strides=((1, 1, 1), (2, 2, 2)), *, channels=1, **changes):
+    d, stages = len(patch_size), len(strides)
+    fields = {
+        "spacing": (1.0,) * d,
+        "median_image_size_in_voxels": tuple(float(edge) for edge in patch_size),
+        "patch_size": tuple(patch_size),
+        "batch_size": 2,
+        "strides": tuple(tuple(stride) for stride in strides),
+        "kernel_sizes": ((3,) * d,) * stages,
+        "features_per_stage": tuple(4 * 2**stage for stage in range(stages)),
+        "n_stages": stages,
+        "n_conv_per_stage": (2,) * stages,
+        "n_conv_per_stage_decoder": (2,) * (stages - 1),
+        "batch_dice": False,
+        "normalization_schemes": ("zscore",) * channels,
+        "use_mask_for_norm": (False,) * channels,
+        "mirror_axes": tuple(range(d)),
+        "resampling": Resampling(),
+        "memory_proxy": float(prod(patch_size)),
+    }
+    return Configuration(**{**fields, **changes})
+
+
+def _plan(configurations=None, *, channels=("MR",), labels=None, **changes):
+    fields = {
+        "inputs_sha256": "0",
+        "gpu_memory_gb": 8.0,
+        "channel_names": tuple(channels),
+        "labels": labels or {"background": 0, "blob": 1},
+        "transpose_forward": (0, 1, 2),
+        "transpose_backward": (0, 1, 2),
+        "original_median_spacing": (1.0, 1.0, 1.0),
+        "original_median_shape": (8.0, 8.0, 8.0),
+        "intensities": (_STATISTICS,) * len(channels),
+        "configurations": configurations or {"3d_fullres": _configuration(channels=len(channels))},
+    }
+    return Plan(**{**fields, **changes})
+
+
+_STATISTICS = IntensityStatistics(
+    mean=1.0, median=1.0, std=2.0, min=-3.0, max=9.0, percentile_00_5=-2.0, percentile_99_5=8.0
+)
+
+
+def _dataset(root="/raw", *, num_cases=6, labels=None, num_training=None):
+    return Dataset(
+        root=str(root),
+        channel_names=("MR",),
+        labels=labels or {"background": 0, "blob": 1},
+        naming=Naming(image_suffixes=("_0000.nii.gz",), label_suffix=".nii.gz"),
+        cases=tuple(
+            Case(name=f"case_{i}", images=(f"case_{i}_0000.nii.gz",), label=f"case_{i}.nii.gz")
+            for i in range(num_cases)
+        ),
+        num_training=num_training or num_cases,
+    )
+
+
+def _fingerprint(dataset, shapes=((36, 50, 35),), spacing_mm=(1.0, 1.0, 1.0), **geometry):
+    """Cases of the given shapes in turn."""
+    measures = []
+    for i, case in enumerate(dataset.cases):
+        shape = shapes[i % len(shapes)]
+        grid = Geometry(shape=shape, spacing_mm=spacing_mm, **geometry)
+        measures.append(CaseMeasure(name=case.name, geometry=grid, shape_after_crop=shape))
+    return Fingerprint(
+        inputs_sha256="0",
+        cases=tuple(measures),
+        median_relative_size_after_cropping=1.0,
+        intensities=(_STATISTICS,) * len(dataset.channel_names),
+    )
+
+
+@pytest.fixture(scope="session")
+def build_configuration():
+    """Callable: a small valid configuration, with any field changed."""
+    return _configuration
+
+
+@pytest.fixture(scope="session")
+def build_plan():
+    """Callable: a small valid plan, with any field changed."""
+    return _plan
+
+
+@pytest.fixture(scope="session")
+def build_dataset():
+    """Callable: a description of cases that need not exist."""
+    return _dataset
+
+
+@pytest.fixture(scope="session")
+def build_fingerprint():
+    """Callable: the fingerprint of a dataset, with shapes and spacing as asked."""
+    return _fingerprint
+
+
+@pytest.fixture(scope="session")
+def phantom():
+    """Callable: a noisy image (1, Z, Y, X) with a bright box, and the box as label."""
+
+    def make(shape=(12, 12, 12), seed=0):
+        rng = np.random.default_rng(seed)
+        label = np.zeros(shape, np.int16)
+        label[tuple(slice(n // 4, n // 4 + max(1, n // 2)) for n in shape)] = 1
+        image = rng.standard_normal(shape, dtype=np.float32) * 0.3 + label * 2
+        return image[None].astype(np.float32), label
+
+    return make
