@@ -109,14 +109,14 @@ def _folds(values: tuple[str, ...]) -> list[int] | None:
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="autoseg")
 def main() -> None:
-    r"""From a folder of labelled scans to a validated segmentation model.
+    """From a folder of labelled scans to a validated segmentation model.
 
     \b
       autoseg plan RAW -w W          measure the dataset and plan
       autoseg train all -w W         train, predict and score every fold
       autoseg predict IN OUT -w W    segment new volumes
       autoseg compare A B            paired statistics of two results
-    """
+    """  # noqa: D301 - click wants the character itself
 
 
 @main.command()
@@ -164,7 +164,8 @@ def plan(
         raw, images=images, labels=labels, channels=_names(channels), label_names=_names(label_names)
     )
     space = _open(workspace)
-    made = pipeline.plan(dataset, space, jobs=_count(jobs), gpu_memory_gb=gpu_memory_gb)
+    folders = [folder for folder in (raw, images, labels) if folder is not None]
+    made = pipeline.plan(dataset, space, raw=folders, jobs=_count(jobs), gpu_memory_gb=gpu_memory_gb)
     for line in pipeline.describe(made):
         click.echo(line)
     click.echo(f"{len(dataset.cases)} cases -> {space.plan}")

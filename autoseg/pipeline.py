@@ -20,6 +20,7 @@ from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.overlay import overlay
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
+from autoseg.artifacts.stamp import case_stamp
 from autoseg.errors import ArtifactError, SettingError, nearest
 from autoseg.layout import FoldFolder, Workspace
 
@@ -32,18 +33,23 @@ log = logging.getLogger(__name__)
 PREFERRED = ("3d_fullres", "2d")
 
 
-def plan(dataset: Dataset, workspace: Workspace, *, jobs: int, gpu_memory_gb: float = 8.0) -> Plan:
+def plan(dataset: Dataset, workspace: Workspace, *, raw: Sequence[Path], jobs: int, gpu_memory_gb: float = 8.0) -> Plan:
     """1 and 2: dataset -> fingerprint.json -> plan.json.
+
+    Parameters
+    ----------
+    raw : sequence of Path
+        The folders the user named; none of them may be the workspace.
 
     Raises
     ------
     SettingError
-        The workspace is the dataset's own folder.
+        The workspace is a folder of the dataset.
     """
     from autoseg.fingerprint import stage as fingerprint_stage
     from autoseg.plan import stage as plan_stage
 
-    if workspace.root.resolve() == Path(dataset.root).resolve():
+    if workspace.root.resolve() in [folder.resolve() for folder in raw]:
         raise SettingError(
             "the workspace may not be the dataset's folder: both hold a dataset.json",
             where=str(workspace.root),
@@ -168,7 +174,6 @@ def train(
             restart=restart,
         )
         evaluations[fold] = _validate(dataset, records, arrays, model, folder, device_name, jobs)
-        log.info("fold %d: %s", fold, summary_line(evaluations[fold]))
     return evaluations
 
 
@@ -222,6 +227,7 @@ def _validate(
         {name: partial(volume, name) for name in names},
         folder.validation,
         files,
+        {name: records[name].inputs_sha256 for name in names},
         device=device,
         options=stage.Options(),
     )
@@ -268,9 +274,7 @@ def predict(
     from autoseg.predict import stage
     from autoseg.train.hardware import choose_device, keep_freed_memory
 
-    _, plan = open_workspace(workspace)
-    name = choose_configuration(plan, configuration_name)
-    folders = _fold_folders(workspace, name, folds)
+    folders = _fold_folders(workspace, configuration_name, folds)
     device = choose_device(device_name)
     if device.type == "cpu":
         keep_freed_memory()
@@ -278,24 +282,45 @@ def predict(
     first = models[0]
     cases = group_inputs(inputs, first.manifest.naming, len(first.plan.channel_names))
     files = {case.name: case.name + _label_ending(case) for case in cases}
-    log.info("%d cases, %s folds %s", len(cases), name, ", ".join(str(model.manifest.fold) for model in models))
+    _keep_inputs(cases, out, files)
+    numbers = ", ".join(str(model.manifest.fold) for model in models)
+    log.info("%d cases, %s folds %s", len(cases), first.manifest.configuration_name, numbers)
     volumes: dict[str, Callable[[], Volume]] = {case.name: partial(_read_volume, case, first) for case in cases}
-    stage.run(models, volumes, out, files, device=device, options=options or stage.Options())
+    stamps = {case.name: case_stamp(Path(), case) for case in cases}
+    stage.run(models, volumes, out, files, stamps, device=device, options=options or stage.Options())
     return {case: out / file for case, file in files.items()}
 
 
-def _fold_folders(workspace: Workspace, configuration: str, folds: Sequence[int] | None) -> list[FoldFolder]:
-    if folds is not None:
-        return [workspace.fold(configuration, fold) for fold in folds]
-    folders = [FoldFolder(path) for path in sorted(workspace.models(configuration).glob("fold_*"))]
-    trained = [folder for folder in folders if folder.weights.exists()]
-    if not trained:
-        raise SettingError(
-            "no fold is trained yet",
-            where=str(workspace.models(configuration)),
-            hint=f"autoseg train 0 --configuration {configuration} -w {workspace.root}",
-        )
-    return trained
+def _fold_folders(workspace: Workspace, configuration: str | None, folds: Sequence[int] | None) -> list[FoldFolder]:
+    """The folds asked for, or every trained one; a model folder needs no plan beside it."""
+    names = (configuration,) if configuration else PREFERRED
+    for name in names:
+        folders = [FoldFolder(path) for path in sorted(workspace.models(name).glob("fold_*"))]
+        trained = [folder for folder in folders if folder.weights.exists()]
+        if trained:
+            return trained if folds is None else [workspace.fold(name, fold) for fold in folds]
+    raise SettingError(
+        "no fold is trained yet",
+        where=str(workspace.root / "models"),
+        found=configuration,
+        hint=f"autoseg train 0 -w {workspace.root}",
+    )
+
+
+def _keep_inputs(cases: Sequence[Case], out: Path, files: Mapping[str, str]) -> None:
+    """Refuse to write a label map over an image.
+
+    Raises
+    ------
+    SettingError
+        An output would replace an input.
+    """
+    inputs = {Path(image).resolve() for case in cases for image in case.images}
+    for file in files.values():
+        if (out / file).resolve() in inputs:
+            raise SettingError(
+                "a prediction would replace its image", where=str(out / file), hint="choose another output folder"
+            )
 
 
 def _read_volume(case: Case, model: "LoadedModel") -> "Volume":
@@ -328,6 +353,8 @@ def evaluate(
 
 def describe(plan: Plan) -> list[str]:
     """The plan's main choices, a line for each configuration."""
+    from autoseg.plan.mirroring import names_sides
+
     lines = []
     for name, configuration in plan.configurations.items():
         spacing = " x ".join(f"{value:.4g}" for value in configuration.spacing)
@@ -340,7 +367,7 @@ def describe(plan: Plan) -> list[str]:
             f"{name}: spacing {spacing} mm, patch {patch}, batch {configuration.batch_size}, "
             f"{configuration.n_stages} stages, {schemes}"
         )
-    if any(len(c.mirror_axes) < len(c.patch_size) for c in plan.configurations.values()):
+    if names_sides(plan.labels):
         lines.append(
             "labels tell left from right: the left-right axis is not mirrored, in training or prediction "
             "(nnU-Net mirrors it)"

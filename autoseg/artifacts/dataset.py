@@ -37,8 +37,7 @@ class Naming(Record, frozen=True, kw_only=True):
         Ending of each channel's file behind the case's name, extension included (``_0000.nii.gz``); a single
         one where one file holds all channels.
     label_suffix : str
-        The same for the label file (``.nii.gz``, ``_oar.nii.gz``); predictions are written as case name +
-        the extension in it.
+        The same for the label file (``.nii.gz``, ``_oar.nii.gz``).
     """
 
     image_suffixes: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]

@@ -34,7 +34,9 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     Attributes
     ----------
     inputs_sha256 : str
-        Of the plan as used, the fold's cases and the dataset's fingerprint.
+        Of every setting that shapes the weights and the names of the fold's cases.
+    data_sha256 : str
+        Of the preprocessed cases' own inputs.
     plan : Plan
         As used, with every `--set` applied.
     settings : tuple of str
@@ -48,16 +50,15 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     step : StepStyle
     step_seconds : dict of str to float
         What was measured to choose it, seconds a step of a small batch.
-    iterations, epochs : int
-        Done so far.
-    training_seconds : float
-        Spent in training, all runs together.
+    iterations, epochs, training_seconds
+        Of the whole training, all runs together; known when it is finished.
     final_learning_rate : float
         Rate at the end of the last iteration done; 0 when the schedule was finished.
     finished : bool
     """
 
     inputs_sha256: str
+    data_sha256: str
     plan: Plan
     settings: tuple[str, ...]
     configuration_name: str

@@ -18,6 +18,12 @@ Range = tuple[NonNegative, NonNegative]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
 
 
+def _require(holds: bool, what: str) -> None:
+    """Refuse a record; msgspec adds where it stands."""
+    if not holds:
+        raise ValueError(what)
+
+
 class Resampling(Record, frozen=True, kw_only=True):
     """Spline orders, in the plane and across it where the slice axis is treated apart.
 
@@ -87,34 +93,30 @@ class Configuration(Record, frozen=True, kw_only=True):
             Lengths disagree, or the patch can't be halved as often as the strides ask.
         """
         d = len(self.patch_size)
-        per_axis = {"spacing": self.spacing, "median_image_size_in_voxels": self.median_image_size_in_voxels}
-        for name, value in per_axis.items():
-            if len(value) != d:
-                message = f"{name} has {len(value)} entries, patch_size has {d}"
-                raise ValueError(message)
-        for name, stages, length in (
-            ("strides", self.strides, self.n_stages),
-            ("kernel_sizes", self.kernel_sizes, self.n_stages),
-            ("features_per_stage", self.features_per_stage, self.n_stages),
-            ("n_conv_per_stage", self.n_conv_per_stage, self.n_stages),
-            ("n_conv_per_stage_decoder", self.n_conv_per_stage_decoder, self.n_stages - 1),
-        ):
-            if len(stages) != length:
-                message = f"{name} has {len(stages)} entries, n_stages = {self.n_stages} asks for {length}"
-                raise ValueError(message)
-        if any(len(entry) != d for entry in (*self.strides, *self.kernel_sizes)):
-            message = f"strides and kernel_sizes need {d} numbers for each stage"
-            raise ValueError(message)
-        if any(kernel % 2 == 0 for entry in self.kernel_sizes for kernel in entry):
-            message = "kernel_sizes must be odd"
-            raise ValueError(message)
+        n = self.n_stages
+        lengths = {
+            "spacing": d,
+            "median_image_size_in_voxels": d,
+            "strides": n,
+            "kernel_sizes": n,
+            "features_per_stage": n,
+            "n_conv_per_stage": n,
+            "n_conv_per_stage_decoder": n - 1,
+        }
+        for name, length in lengths.items():
+            found = len(getattr(self, name))
+            _require(found == length, f"{name} has {found} entries, patch_size and n_stages ask for {length}")
+        per_stage = (*self.strides, *self.kernel_sizes)
+        _require(all(len(entry) == d for entry in per_stage), f"strides and kernel_sizes need {d} numbers a stage")
+        _require(set(self.strides[0]) == {1}, f"strides[0] is {self.strides[0]}: the first stage keeps the resolution")
+        _require(all(k % 2 for entry in self.kernel_sizes for k in entry), "kernel_sizes must be odd")
         for axis, (edge, divisor) in enumerate(zip(self.patch_size, self.divisors, strict=True)):
-            if edge % divisor:
-                message = f"patch_size[{axis}] = {edge} does not divide by the product of its strides, {divisor}"
-                raise ValueError(message)
-        if any(axis >= d for axis in self.mirror_axes):
-            message = f"mirror_axes {self.mirror_axes} are not axes of a {d}-dimensional patch"
-            raise ValueError(message)
+            what = f"patch_size[{axis}] = {edge} does not divide by the product of its strides, {divisor}"
+            _require(edge % divisor == 0, what)
+        _require(
+            all(axis < d for axis in self.mirror_axes),
+            f"mirror_axes {self.mirror_axes} are not axes of a {d}-dimensional patch",
+        )
 
     @property
     def divisors(self) -> tuple[int, ...]:

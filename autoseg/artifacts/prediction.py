@@ -9,7 +9,8 @@ class PredictionSet(Artifact, frozen=True, kw_only=True):
     Attributes
     ----------
     inputs_sha256 : str
-        Of the models' weights and the options; a second start predicts only what is missing while it is the same.
+        Of what the models were trained from and of the options; while it is the same a second start predicts only
+        what is missing.
     models : tuple of str
         Folders of the folds whose logits were averaged.
     mirror_axes : tuple of int
@@ -18,6 +19,8 @@ class PredictionSet(Artifact, frozen=True, kw_only=True):
         Distance of neighbouring windows, in patch edges.
     files : dict of str to str
         File of each case, relative to the folder.
+    inputs : dict of str to str
+        Hash of each case's input; a case whose input changed is predicted again.
     """
 
     inputs_sha256: str
@@ -26,3 +29,4 @@ class PredictionSet(Artifact, frozen=True, kw_only=True):
     mirror_axes: tuple[int, ...]
     step: float
     files: dict[str, str]
+    inputs: dict[str, str]

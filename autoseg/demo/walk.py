@@ -42,7 +42,7 @@ def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterat
     yield f"1. {NUM_TRAINING} scans with known truth to train on, {NUM_TEST} to test on -> {raw}"
 
     dataset = find_dataset(raw)
-    plan = pipeline.plan(dataset, workspace, jobs=jobs)
+    plan = pipeline.plan(dataset, workspace, raw=[raw], jobs=jobs)
     yield "2. the plan:"
     yield from (f"   {line}" for line in pipeline.describe(plan))
     yield f"   changed for the demo: {FEATURES}"

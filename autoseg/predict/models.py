@@ -66,7 +66,6 @@ def load_model(folder: FoldFolder, device: torch.device) -> LoadedModel:
         raise SettingError(
             "a fold's training is not finished",
             where=str(folder.root),
-            found=f"{manifest.iterations} iterations" if manifest.iterations else "no final weights",
             hint=f"autoseg train {manifest.fold} goes on with it",
         )
     network = build_network(manifest.configuration, len(manifest.plan.channel_names), manifest.plan.num_classes)

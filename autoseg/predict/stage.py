@@ -64,6 +64,7 @@ def run(
     cases: Mapping[str, Callable[[], Volume]],
     out: Path,
     files: Mapping[str, str],
+    inputs: Mapping[str, str],
     *,
     device: torch.device,
     options: Options,
@@ -80,6 +81,8 @@ def run(
         Folder for the label maps.
     files : mapping of str to str
         File name of each case's label map.
+    inputs : mapping of str to str
+        Hash of each case's input.
     device : torch.device
     options : Options
 
@@ -108,10 +111,14 @@ def run(
         mirror_axes=mirror_axes,
         step=step,
         files=dict(files),
+        inputs=dict(inputs),
     )
-    fresh = _same_as_before(out / "prediction.json", record)
+    done = _unchanged(out / "prediction.json", record)
+    missing = [name for name in cases if not (name in done and _is_done(out, files[name], options))]
+    # What an earlier model left must not pass for this one's work if this run is killed.
+    for name in missing:
+        (out / files[name]).unlink(missing_ok=True)
     write(out / "prediction.json", record)
-    missing = [name for name in cases if not (fresh and _is_done(out, files[name], options))]
     if len(missing) < len(cases):
         log.info("%d of %d cases are predicted already", len(cases) - len(missing), len(cases))
     for name in tqdm(missing, desc="predict", unit="case", disable=not sys.stderr.isatty()):
@@ -169,10 +176,14 @@ def _is_done(out: Path, file: str, options: Options) -> bool:
     return target.exists() and (not options.save_probabilities or probabilities_file(target).exists())
 
 
-def _same_as_before(path: Path, record: PredictionSet) -> bool:
+def _unchanged(path: Path, record: PredictionSet) -> set[str]:
+    """Cases that an earlier run predicted from the same input with the same models and options."""
     if not path.exists():
-        return False
+        return set()
     try:
-        return read(path, PredictionSet).inputs_sha256 == record.inputs_sha256
+        old = read(path, PredictionSet)
     except ArtifactError:
-        return False
+        return set()
+    if old.inputs_sha256 != record.inputs_sha256:
+        return set()
+    return {name for name, hashed in record.inputs.items() if old.inputs.get(name) == hashed}

@@ -73,8 +73,23 @@ class Course:
     save: Callable[[], None]
 
 
-def train(state: TrainState, course: Course, training: Batches, validation: Batches) -> None:
+def train(
+    state: TrainState, course: Course, training: Batches, validation: Batches, stopped: Callable[[], bool]
+) -> None:
     """Train until the schedule ends, from wherever `state` is.
+
+    Parameters
+    ----------
+    state : TrainState
+    course : Course
+    training, validation : Batches
+    stopped : callable
+        Whether the user asked to stop; looked at between iterations, so that what is saved is never half a step.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        The user asked to stop; a checkpoint is written.
 
     Notes
     -----
@@ -85,7 +100,7 @@ def train(state: TrainState, course: Course, training: Batches, validation: Batc
     last_save = time.monotonic()
     epoch = _EpochClock()
     step_seconds = 0.0
-    while (progress := _progress(state, recipe, step_seconds)) < 1:
+    while (progress := progress_of(state, recipe, step_seconds)) < 1:
         start = time.perf_counter()
         for group in state.optimizer.param_groups:
             group["lr"] = poly_rate(recipe.initial_learning_rate, recipe.poly_exponent, progress)
@@ -98,7 +113,7 @@ def train(state: TrainState, course: Course, training: Batches, validation: Batc
         state.losses.append(loss)
         step_seconds = spent if step_seconds == 0 else 0.9 * step_seconds + 0.1 * spent
         epoch.add(spent, waited)
-        after = _progress(state, recipe, step_seconds)
+        after = progress_of(state, recipe, step_seconds)
         course.on_step(after, loss)
         if _epoch_is_over(state, recipe, epoch.seconds) or after >= 1:
             report = _validate(state, course, validation, epoch, step_seconds)
@@ -110,6 +125,9 @@ def train(state: TrainState, course: Course, training: Batches, validation: Batc
         if time.monotonic() - last_save >= 60 * recipe.checkpoint_minutes or after >= 1:
             course.save()
             last_save = time.monotonic()
+        if stopped():
+            course.save()
+            raise KeyboardInterrupt
 
 
 def train_step(state: TrainState, batch: Batch, course: Course) -> float:
@@ -167,7 +185,8 @@ class _EpochClock:
         self.steps += 1
 
 
-def _progress(state: TrainState, recipe: Training, step_seconds: float) -> float:
+def progress_of(state: TrainState, recipe: Training, step_seconds: float) -> float:
+    """Share of the schedule done, by count or by time."""
     if recipe.max_hours is None:
         return progress_by_count(state.iteration, recipe.epochs * recipe.iterations_per_epoch)
     return progress_by_time(state.seconds, 3600 * recipe.max_hours, step_seconds)
@@ -210,7 +229,7 @@ def _validate(
         patch_dice=float(np.mean(present)) if present else None,
         patch_dice_per_label=_rounded(dice),
         learning_rate=poly_rate(
-            recipe.initial_learning_rate, recipe.poly_exponent, _progress(state, recipe, step_seconds)
+            recipe.initial_learning_rate, recipe.poly_exponent, progress_of(state, recipe, step_seconds)
         ),
         seconds=round(state.seconds, 3),
         waiting_share=round(epoch.waiting / max(epoch.seconds, 1e-9), 4),

@@ -24,8 +24,9 @@ from autoseg.networks.unet import build_network
 from autoseg.train.hardware import choose_step, describe_step, keep_freed_memory
 from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
-from autoseg.train.loop import Course, EpochReport, train, train_step
+from autoseg.train.loop import Course, EpochReport, progress_of, train, train_step
 from autoseg.train.sampling import TrainingCase
+from autoseg.train.signals import stop_requested
 from autoseg.train.split import k_folds
 from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint
 
@@ -42,8 +43,10 @@ def make_splits(case_names: Sequence[str], plan: Plan, workspace: Workspace) -> 
     if workspace.splits.exists():
         splits = read(workspace.splits, Splits)
         if splits.inputs_sha256 == inputs:
+            check_splits(splits, case_names, workspace)
             return splits
-        log.info("the cases or the number of folds changed: %s is made again", workspace.splits)
+        log.warning("the cases or the number of folds changed: %s is made again", workspace.splits)
+        write(workspace.splits.with_name("splits.previous.json"), splits)
     splits = Splits(
         inputs_sha256=inputs,
         method=f"KFold({recipe.num_folds}, shuffle, random_state={recipe.split_seed}) over sorted case names",
@@ -51,6 +54,24 @@ def make_splits(case_names: Sequence[str], plan: Plan, workspace: Workspace) -> 
     )
     write(workspace.splits, splits)
     return splits
+
+
+def check_splits(splits: Splits, case_names: Sequence[str], workspace: Workspace) -> None:
+    """Hold folds that a person may have edited against the cases.
+
+    Raises
+    ------
+    SettingError
+        A fold names an unknown case, or trains on a case that it is validated on.
+    """
+    for number, fold in enumerate(splits.folds):
+        where = f"{workspace.splits}, fold {number}"
+        unknown = sorted({*fold.training, *fold.validation} - set(case_names))
+        if unknown:
+            raise SettingError("a fold names cases that the dataset has not", where=where, found=", ".join(unknown))
+        both = sorted(set(fold.training) & set(fold.validation))
+        if both:
+            raise SettingError("a fold trains on cases that it is validated on", where=where, found=", ".join(both))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +135,13 @@ def run(
     if restart and folder.root.exists():
         shutil.rmtree(folder.root)
     earlier = _earlier(folder, inputs)
+    if earlier is not None:
+        if earlier.data_sha256 != _data(task):
+            log.warning("files changed since fold %d was trained from them; --restart trains it anew", task.fold)
+        # How to predict is no part of training: it may change at any time.
+        plan = msgspec.structs.replace(earlier.plan, prediction=task.plan.prediction)
+        earlier = msgspec.structs.replace(earlier, plan=plan)
+        write(folder.manifest, earlier)
     if earlier is not None and earlier.finished and folder.weights.exists():
         log.info("fold %d is trained: %s", task.fold, folder.root)
         return earlier
@@ -124,12 +152,13 @@ def run(
     torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
     network = build_network(configuration, len(task.plan.channel_names), task.plan.num_classes).to(device)
     batches = _batch_recipes(task)
-    if earlier is not None:
+    if earlier is not None and torch.device(earlier.device).type == device.type:
         style, seconds = earlier.step, earlier.step_seconds
     else:
         style, seconds = _measure_step(task, training_cases, batches[0], device)
-    manifest = earlier or TrainedModel(
+    manifest = TrainedModel(
         inputs_sha256=inputs,
+        data_sha256=_data(task),
         plan=task.plan,
         settings=task.settings,
         configuration_name=task.configuration_name,
@@ -186,7 +215,7 @@ def _train(
     validation = Batches(
         cases[1], recipes[1], first=state.epoch * recipe.validation_iterations, num_workers=min(1, workers)
     )
-    bar = ProgressBar(f"{task.configuration_name} fold {task.fold}", 0.0)
+    bar = ProgressBar(f"{task.configuration_name} fold {task.fold}", progress_of(state, recipe, 0.0))
 
     def on_epoch(report: EpochReport) -> None:
         append_metrics(folder.metrics, report)
@@ -203,11 +232,8 @@ def _train(
         save=lambda: save_checkpoint(folder.checkpoint, state, manifest.inputs_sha256),
     )
     try:
-        train(state, course, training, validation)
-    except KeyboardInterrupt:
-        course.save()
-        log.info("stopped after iteration %d; the same command goes on from there", state.iteration)
-        raise
+        with stop_requested() as stopped:
+            train(state, course, training, validation, stopped)
     finally:
         bar.close()
         training.close()
@@ -274,8 +300,12 @@ def _inputs(task: FoldTask) -> str:
         *plan.channel_names,
         *plan.labels,
         str(task.fold),
-        *(case.inputs_sha256 for case in task.preprocessed),
     )
+
+
+def _data(task: FoldTask) -> str:
+    """Hash of what the preprocessed arrays were made from."""
+    return digest(*(case.inputs_sha256 for case in task.preprocessed))
 
 
 def _earlier(folder: FoldFolder, inputs: str) -> TrainedModel | None:

@@ -72,17 +72,18 @@ def load_checkpoint(path: Path, state: TrainState, inputs_sha256: str) -> None:
     """
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if content["inputs_sha256"] != inputs_sha256:
-            raise ArtifactError(
-                "a checkpoint belongs to another training", where=str(path), hint="--restart trains from the beginning"
-            )
+        owner = content["inputs_sha256"]
         state.network.load_state_dict(content["network"])
         state.optimizer.load_state_dict(content["optimizer"])
         state.scaler.load_state_dict(content["scaler"])
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged file can break in any way
         raise ArtifactError(
             "a checkpoint can't be read", where=str(path), found=str(error), hint="--restart trains from the beginning"
         ) from error
+    if owner != inputs_sha256:
+        raise ArtifactError(
+            "a checkpoint belongs to another training", where=str(path), hint="--restart trains from the beginning"
+        )
     state.iteration = content["iteration"]
     state.epoch = content["epoch"]
     state.seconds = content["seconds"]

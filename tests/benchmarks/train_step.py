@@ -1,6 +1,6 @@
 """Training throughput, loading and augmentation included, ours and nnU-Net's in turn on the same plan and data.
 
-usage: train_step.py --peer-python PATH --dataset PATH [--peer-program PATH] [--iterations N] [--rounds N]
+usage: train_step.py --peer-python PATH --dataset PATH [--iterations N] [--rounds N]
 
 Ours is `autoseg train` on the CPU for a few iterations: the samples per second of its second epoch, as metrics.jsonl
 has them. nnU-Net's is its trainer's own step behind its own loaders: batch size over the median iteration. Both plan
@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from peer import DATASET_NAME, Peer
 
-PROGRAM = Path(__file__).resolve().parents[3] / "shared" / "peers" / "nnunet_train_speed.py"
+PROGRAM = Path(__file__).with_name("peer_train_speed.py")
 
 
 def ours(workspace: Path, configuration: str, iterations: int) -> dict[str, Any]:
@@ -51,7 +51,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--peer-program", type=Path, default=PROGRAM)
     parser.add_argument("--configuration", default="3d_fullres")
     parser.add_argument("--iterations", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
@@ -75,9 +74,9 @@ def main() -> None:
         figures = []
         for number in range(arguments.rounds):
             record = ours(workspace, name, arguments.iterations)
-            printed = peer.script(arguments.peer_program, DATASET_NAME, name, str(arguments.iterations))
+            printed = peer.script(PROGRAM, DATASET_NAME, name, str(arguments.iterations))
             theirs = json.loads(printed.strip().splitlines()[-1])
-            figures.append((record["samples_per_second"], theirs["batch"] / theirs["median_iter_s"]))
+            figures.append((record["samples_per_second"], theirs["samples_per_second"]))
             print(f"round {number + 1}: ours {record}, peer {theirs}", flush=True)
         versions = peer.version()
     result = {

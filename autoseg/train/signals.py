@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM as a question asked between iterations."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """Turn the first interrupt into a flag; a second one ends at once.
+
+    Yields
+    ------
+    callable
+        Tells whether an interrupt came.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread may catch signals; elsewhere nobody can ask.
+        yield asked.is_set
+        return
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        asked.set()
+        log.info("stopping after this iteration; interrupt again to stop at once")
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+    for number in earlier:
+        signal.signal(number, ask)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

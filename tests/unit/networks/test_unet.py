@@ -1,0 +1,210 @@
+"""The U-Net and its parts: shapes, and the same numbers as torch's own layers."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from autoseg.networks.blocks import ConvolutionBlock, Head, InstanceNorm
+from autoseg.networks.unet import UNet, build_network
+from autoseg.train.losses import deep_loss, level_weights
+
+LAYOUTS = [torch.contiguous_format, "channels last"]
+
+
+def laid_out(x, layout):
+    """A leaf tensor in the memory format."""
+    if layout == "channels last":
+        layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return x.detach().clone(memory_format=layout).requires_grad_()
+
+
+def assert_same(actual, expected, tolerance=1e-5):
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("edges", [(5, 6), (3, 4, 5)])
+def test_instance_norm_equals_torchs(batch, edges, layout):
+    norm = InstanceNorm(4)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+        norm.bias.uniform_(-1, 1)
+    x = torch.randn(batch, 4, *edges) * 3 + torch.arange(4.0).reshape(4, *(1,) * len(edges))
+    ours, theirs = laid_out(x, layout), laid_out(x, layout)
+    weight, bias = norm.weight.detach().clone().requires_grad_(), norm.bias.detach().clone().requires_grad_()
+    given = torch.randn(batch, 4, *edges)
+    actual = norm(ours)
+    expected = functional.instance_norm(theirs, weight=weight, bias=bias, eps=1e-5)
+    assert_same(actual, expected)
+    actual.backward(given)
+    expected.backward(given)
+    assert_same(ours.grad, theirs.grad)
+    assert_same(norm.weight.grad, weight.grad)
+    assert_same(norm.bias.grad, bias.grad)
+
+
+ONE_VALUE = pytest.mark.xfail(raises=ValueError, reason="torch's group norm refuses a single value a channel")
+
+
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=ONE_VALUE), 2])
+def test_instance_norm_of_a_single_voxel_is_its_shift(batch):
+    norm = InstanceNorm(3)
+    with torch.no_grad():
+        norm.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    assert_same(norm(torch.randn(batch, 3, 1, 1)).flatten(1), norm.bias.expand(batch, 3), 1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("kernel", "edges"), [((3, 3), (6, 5)), ((3, 3, 3), (4, 5, 6)), ((1, 3, 3), (4, 5, 6))])
+def test_joining_equals_a_convolution_of_the_joined(kernel, edges, layout):
+    block = ConvolutionBlock(5, 4, kernel, (1,) * len(kernel))
+    with torch.no_grad():
+        block.convolution.bias.uniform_(-1, 1)
+    x = torch.randn(2, 5, *edges)
+    a, b, whole = laid_out(x[:, :2], layout), laid_out(x[:, 2:], layout), laid_out(x, layout)
+    given = torch.randn(2, 4, *edges)
+    actual = block.join(a, b)
+    actual.backward(given)
+    gradients = [parameter.grad.clone() for parameter in block.parameters()]
+    block.zero_grad()
+    expected = block(whole)
+    expected.backward(given)
+    assert_same(actual, expected)
+    assert_same(torch.cat((a.grad, b.grad), dim=1), whole.grad)
+    for ours, parameter in zip(gradients, block.parameters(), strict=True):
+        assert_same(ours, parameter.grad, 1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("edges", [(6, 5), (4, 5, 6)])
+def test_a_head_equals_a_1x1_convolution(edges, batch, layout):
+    head = Head(8, 3, len(edges))
+    with torch.no_grad():
+        head.bias.uniform_(-1, 1)
+    convolve = functional.conv2d if len(edges) == 2 else functional.conv3d
+    x = torch.randn(batch, 8, *edges)
+    ours, theirs = laid_out(x, layout), laid_out(x, layout)
+    given = torch.randn(batch, 3, *edges)
+    actual = head(ours)
+    actual.backward(given)
+    gradients = head.weight.grad.clone(), head.bias.grad.clone()
+    head.zero_grad()
+    expected = convolve(theirs, head.weight, head.bias)
+    expected.backward(given)
+    assert actual.shape == expected.shape
+    assert_same(actual, expected)
+    assert_same(ours.grad, theirs.grad)
+    assert_same(gradients[0], head.weight.grad)
+    assert_same(gradients[1], head.bias.grad)
+
+
+SHAPES = [
+    ((16, 8), ((1, 1), (2, 2), (2, 2)), None),
+    ((8, 8, 16), ((1, 1, 1), (2, 2, 2), (2, 2, 2)), None),
+    ((5, 16, 16), ((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 2)), ((1, 3, 3), (1, 3, 3), (3, 3, 3), (3, 3, 3))),
+    ((6, 8, 8), ((1, 1, 1), (2, 2, 2)), None),
+    ((6, 7, 5), ((1, 1, 1),), None),
+]
+
+
+@pytest.fixture(params=SHAPES, ids=["2D", "3D", "anisotropic", "two stages", "one stage"])
+def configuration(request, build_configuration):
+    patch, strides, kernels = request.param
+    changes = {} if kernels is None else {"kernel_sizes": kernels}
+    return build_configuration(patch, strides, channels=2, **changes)
+
+
+def test_logits_have_the_shape_of_the_input(configuration):
+    network = build_network(configuration, 2, 3)
+    x = torch.randn(2, 2, *configuration.patch_size)
+    logits = network(x)
+    assert logits.shape == (2, 3, *configuration.patch_size)
+    assert torch.isfinite(logits).all()
+
+
+def test_there_is_a_level_for_each_decoder_stage_the_finest_first(configuration):
+    network = build_network(configuration, 2, 3)
+    x = torch.randn(1, 2, *configuration.patch_size)
+    levels = network.deep_logits(x, len(network.heads))
+    assert len(levels) == max(1, configuration.n_stages - 1)
+    shrunk = torch.ones(len(configuration.patch_size), dtype=torch.int64)
+    for level, stride in zip(levels, configuration.strides, strict=False):
+        shrunk *= torch.tensor(stride)
+        assert level.shape[2:] == tuple(torch.tensor(configuration.patch_size) // shrunk)
+    assert torch.equal(levels[0], network(x))
+    assert len(network.deep_logits(x, 1)) == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_backward_reaches_every_parameter_that_the_loss_uses(configuration, layout):
+    network = build_network(configuration, 2, 3)
+    weights = level_weights(len(network.heads))
+    x = laid_out(torch.randn(2, 2, *configuration.patch_size), layout)
+    target = torch.randint(0, 3, (2, *configuration.patch_size))
+    deep_loss(network.deep_logits(x, len(weights)), target, weights, batch_dice=False).backward()
+    untouched = {name for name, parameter in network.named_parameters() if parameter.grad is None}
+    # The coarsest head has no weight in the loss, unless it is the only one.
+    assert untouched == ({"heads.0.weight", "heads.0.bias"} if len(network.heads) > 1 else set())
+    for name, parameter in network.named_parameters():
+        # What a convolution adds to all voxels alike the norm behind it takes away again.
+        if name not in untouched and "convolution.bias" not in name:
+            assert parameter.grad.abs().max() > 0, name
+
+
+def test_samples_do_not_see_each_other(configuration):
+    network = build_network(configuration, 2, 3).eval()
+    x = torch.randn(3, 2, *configuration.patch_size)
+    together = network(x)
+    for sample in range(3):
+        assert_same(network(x[sample : sample + 1]), together[sample : sample + 1], 1e-4)
+
+
+def test_training_and_evaluation_give_the_same(configuration):
+    network = build_network(configuration, 2, 3)
+    x = torch.randn(2, 2, *configuration.patch_size)
+    assert torch.equal(network.train()(x), network.eval()(x))
+
+
+def test_the_number_of_parameters_is_that_of_the_plain_network():
+    network = UNet(
+        1,
+        2,
+        features=(4, 8),
+        kernels=((3, 3), (3, 3)),
+        strides=((1, 1), (2, 2)),
+        convolutions=(2, 2),
+        decoder_convolutions=(2,),
+    )
+
+    def block(n_in, n_out):
+        return 9 * n_in * n_out + n_out + 2 * n_out
+
+    encoder = block(1, 4) + block(4, 4) + block(4, 8) + block(8, 8)
+    decoder = (4 * 8 * 4 + 4) + block(8, 4) + block(4, 4)
+    assert sum(p.numel() for p in network.parameters()) == encoder + decoder + (4 * 2 + 2)
+
+
+def test_weights_start_as_he_normal_and_biases_at_zero(build_configuration):
+    network = build_network(build_configuration(features_per_stage=(32, 64)), 1, 2)
+    convolution = network.encoder[1].rest[0].convolution
+    # Gain of leaky ReLU (0.01), 64 inputs, 27 voxels.
+    assert float(convolution.weight.detach().std()) == pytest.approx((2 / (1 + 0.01**2) / (64 * 27)) ** 0.5, rel=0.02)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any()
+
+
+def test_the_same_seed_gives_the_same_weights(build_configuration):
+    networks = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        networks.append(build_network(build_configuration(), 1, 2).state_dict())
+    assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
+    assert not all(torch.equal(networks[0][name], networks[2][name]) for name in networks[0])

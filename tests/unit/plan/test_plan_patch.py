@@ -1,0 +1,95 @@
+"""The search for patch and batch size under a memory target."""
+
+import pytest
+
+from autoseg.plan.configurations import plan_configurations, target_grid
+from autoseg.plan.patch import features_per_stage, memory_proxy, search
+from autoseg.plan.topology import topology
+
+SPACING, SIZE = (2.5, 0.8, 0.8), (160.0, 500.0, 500.0)
+LARGE = 160 * 500 * 500 * 100.0
+
+
+def test_the_worked_example_of_the_rules():
+    choice = search(SPACING, SIZE, LARGE, 3, 8.0)
+    assert choice.topology.patch == (56, 192, 192)
+    assert choice.memory_proxy == 555_028_992
+    assert choice.batch_size == 2
+    assert choice.features == (32, 64, 128, 256, 320, 320)
+
+
+@pytest.mark.parametrize(
+    ("patch", "proxy"), [((128, 384, 384), 5_075_011_584), ((56, 192, 192), 555_028_992)], ids=["start", "end"]
+)
+def test_the_memory_proxy_of_the_worked_example(patch, proxy):
+    assert memory_proxy(patch, topology(patch, SPACING).strides, 3) == proxy
+
+
+def test_the_memory_proxy_counts_each_convolution_once():
+    # Two stages of 32 and 64 features on 8 x 8 and 4 x 4: encoder, decoder with its transposed one, one head.
+    expected = 2 * (32 * 64 + 64 * 16) + 3 * 32 * 64 + 5 * 64
+    assert memory_proxy((8, 8), ((1, 1), (2, 2)), 5) == expected
+    # Without a decoder there is no head either.
+    assert memory_proxy((8, 8), ((1, 1),), 5) == 2 * 32 * 64
+
+
+def test_features_double_up_to_a_limit():
+    assert features_per_stage(7, 3) == (32, 64, 128, 256, 320, 320, 320)
+    assert features_per_stage(6, 2) == (32, 64, 128, 256, 512, 512)
+
+
+@pytest.mark.parametrize("gigabytes", [4.0, 11.0, 24.0, 80.0])
+def test_the_choice_keeps_to_the_memory_target(gigabytes):
+    choice = search(SPACING, SIZE, LARGE, 3, gigabytes)
+    assert choice.memory_proxy <= 560e6 * gigabytes / 8
+    assert choice.batch_size >= 2
+
+
+def test_more_memory_never_gives_a_smaller_patch():
+    sizes = [search(SPACING, SIZE, LARGE, 3, gigabytes).memory_proxy for gigabytes in (2, 4, 8, 16, 32, 64)]
+    assert sizes == sorted(sizes)
+
+
+def test_a_small_image_is_taken_whole_and_memory_goes_to_the_batch():
+    choice = search((1.0,) * 3, (32.0,) * 3, 1e12, 2, 8.0)
+    assert choice.topology.patch == (32, 32, 32)
+    assert choice.batch_size == round(560e6 / choice.memory_proxy * 2)
+
+
+@pytest.mark.parametrize(("images", "batch"), [(100, 5), (50, 2), (10, 2), (70, 4)])
+def test_a_batch_holds_at_most_a_twentieth_of_the_dataset_but_two_samples(images, batch):
+    # 50 images: 2.5 rounds to the even 2; 70: 3.5 to 4.
+    assert search((1.0,) * 3, (32.0,) * 3, images * 32.0**3, 2, 8.0).batch_size == batch
+
+
+def test_in_2d_only_a_batch_of_two_has_to_fit():
+    choice = search((1.0, 1.0), (2000.0, 2000.0), 1e12, 2, 8.0)
+    assert 85e6 < choice.memory_proxy <= 6 * 85e6
+    assert choice.batch_size == max(2, round(85e6 / choice.memory_proxy * 12))
+
+
+def plans_of(shape, spacing=(1.0, 1.0, 1.0), cases=10):
+    grid = target_grid([spacing] * cases, [shape] * cases)
+    return plan_configurations(
+        grid, num_cases=cases, num_labels=2, schemes=("ct",), use_mask=(False,), mirror=(0, 2), gpu_memory_gb=8.0
+    )
+
+
+def test_pictures_get_no_3d_configuration():
+    assert set(plans_of((1, 500, 500), (999.0, 1.0, 1.0))) == {"2d"}
+
+
+def test_volumes_get_both_and_each_counts_its_own_axes():
+    plans = plans_of((20, 60, 60))
+    assert set(plans) == {"2d", "3d_fullres"}
+    assert plans["3d_fullres"].mirror_axes == (0, 2)
+    assert plans["2d"].mirror_axes == (1,)
+    assert len(plans["2d"].patch_size) == 2
+    assert plans["2d"].n_conv_per_stage_decoder == (2,) * (plans["2d"].n_stages - 1)
+
+
+@pytest.mark.parametrize(("shape", "pooled"), [((128, 128, 128), False), ((500, 500, 500), True)])
+def test_dice_is_pooled_where_a_patch_sees_little_of_the_image(shape, pooled):
+    plans = plans_of(shape)
+    assert plans["3d_fullres"].batch_dice is pooled
+    assert plans["2d"].batch_dice is True

@@ -1,0 +1,70 @@
+"""plan.json: made once, kept while its inputs last, never lost."""
+
+import pytest
+from msgspec.structs import replace
+
+from autoseg.artifacts.base import read, write
+from autoseg.artifacts.plan import Plan, Training
+from autoseg.errors import ArtifactError
+from autoseg.plan.stage import make_plan, run
+
+
+@pytest.fixture
+def dataset(build_dataset):
+    return build_dataset()
+
+
+@pytest.fixture
+def fingerprint(dataset, build_fingerprint):
+    return build_fingerprint(dataset)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "w" / "plan.json"
+
+
+def test_a_plan_is_written_and_copies_what_it_is_made_from(dataset, fingerprint, out):
+    plan = run(dataset, fingerprint, out, gpu_memory_gb=8.0)
+    assert read(out, Plan) == plan
+    assert plan.labels == dataset.labels
+    assert plan.channel_names == dataset.channel_names
+    assert plan.intensities == fingerprint.intensities
+    assert plan.gpu_memory_gb == 8.0
+
+
+def test_a_plan_edited_by_hand_is_kept(dataset, fingerprint, out):
+    plan = run(dataset, fingerprint, out)
+    edited = replace(plan, training=Training(epochs=7))
+    write(out, edited)
+    before = out.stat().st_mtime_ns
+    assert run(dataset, fingerprint, out) == edited
+    assert out.stat().st_mtime_ns == before
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_changed_inputs_make_a_new_plan_and_save_the_old(dataset, fingerprint, out):
+    edited = replace(run(dataset, fingerprint, out), training=Training(epochs=7))
+    write(out, edited)
+    new = run(dataset, replace(fingerprint, inputs_sha256="1"), out)
+    assert new.training.epochs == 1000
+    assert read(out, Plan) == new
+    assert read(out.with_name("plan.previous.json"), Plan) == edited
+
+
+def test_every_input_counts(dataset, fingerprint):
+    hashes = {
+        make_plan(dataset, fingerprint, 8.0).inputs_sha256,
+        make_plan(dataset, fingerprint, 16.0).inputs_sha256,
+        make_plan(replace(dataset, num_training=7), fingerprint, 8.0).inputs_sha256,
+        make_plan(dataset, replace(fingerprint, inputs_sha256="1"), 8.0).inputs_sha256,
+    }
+    assert len(hashes) == 4
+
+
+def test_a_damaged_plan_is_explained_and_not_overwritten(dataset, fingerprint, out):
+    run(dataset, fingerprint, out)
+    out.write_text('{"training": ')
+    with pytest.raises(ArtifactError, match="not valid JSON"):
+        run(dataset, fingerprint, out)
+    assert out.read_text() == '{"training": '

@@ -1,0 +1,168 @@
+"""Batches: the same whoever makes them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autoseg.artifacts.plan import Augmentation
+from autoseg.layout import Workspace
+from autoseg.preprocess.case import foreground_locations
+from autoseg.train.loading import Batches, BatchRecipe, make_batch
+from autoseg.train.sampling import TrainingCase
+
+
+@pytest.fixture
+def cases(phantom):
+    made = []
+    for seed, shape in enumerate([(10, 12, 9), (6, 14, 12), (12, 12, 12)]):
+        image, label = phantom(shape, seed)
+        made.append(TrainingCase(f"case_{seed}", image, label, foreground_locations(label, f"case_{seed}")))
+    return made
+
+
+RECIPE = BatchRecipe(
+    patch=(8, 8, 8),
+    batch_size=3,
+    num_channels=1,
+    foreground_share=0.33,
+    mirror_axes=(0, 1, 2),
+    augmentation=Augmentation(),
+    seeds=(7, 0, 0),
+)
+PLAIN = replace(RECIPE, augmentation=None)
+
+
+def assert_equal(one, other):
+    assert one.cases == other.cases
+    for mine, its in ((one.images, other.images), (one.labels, other.labels)):
+        for a, b in zip(mine, its, strict=True):
+            np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(one.draws.matrices, other.draws.matrices)
+    np.testing.assert_array_equal(one.draws.mirrored, other.draws.mirrored)
+    np.testing.assert_array_equal(one.draws.gamma, other.draws.gamma)
+    assert one.draws.noise.keys() == other.draws.noise.keys()
+    for sample, noise in one.draws.noise.items():
+        np.testing.assert_array_equal(noise, other.draws.noise[sample])
+
+
+def differs(one, other):
+    return any(a.shape != b.shape or (a != b).any() for a, b in zip(one.images, other.images, strict=True))
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(cases):
+    alone, shared = (Batches(cases, RECIPE, first=0, num_workers=n) for n in (0, 2))
+    try:
+        for number in range(4):
+            here, there = next(alone), next(shared)
+            assert_equal(here, there)
+            assert_equal(here, make_batch(cases, RECIPE, number))
+    finally:
+        alone.close()
+        shared.close()
+
+
+def test_a_run_that_starts_later_goes_on_with_the_same_batches(cases):
+    batches = Batches(cases, RECIPE, first=5, num_workers=0)
+    assert_equal(next(batches), make_batch(cases, RECIPE, 5))
+    assert_equal(next(batches), make_batch(cases, RECIPE, 6))
+
+
+def test_batches_of_other_numbers_seeds_and_folds_differ(cases):
+    batch = make_batch(cases, PLAIN, 0)
+    assert differs(batch, make_batch(cases, PLAIN, 1))
+    assert differs(batch, make_batch(cases, replace(PLAIN, seeds=(8, 0, 0)), 0))
+    assert differs(batch, make_batch(cases, replace(PLAIN, seeds=(7, 1, 0)), 0))
+    assert differs(batch, make_batch(cases, replace(PLAIN, seeds=(7, 0, 1)), 0))
+
+
+def test_the_forced_samples_hold_foreground_and_every_case_gets_its_turn(cases):
+    # One voxel of foreground: a patch elsewhere would nearly always miss it.
+    label = np.zeros((40, 40, 40), np.int16)
+    label[33, 5, 21] = 3
+    lonely = TrainingCase("lonely", np.zeros((1, 40, 40, 40), np.float32), label, np.array([[3, 33, 5, 21]], np.int32))
+    batches = [make_batch([lonely], replace(PLAIN, batch_size=12), number) for number in range(5)]
+    for batch in batches:
+        assert all(3 in sample for sample in batch.labels[8:])
+    assert sum(3 in sample for batch in batches for sample in batch.labels[:8]) < 8
+    names = {name for number in range(10) for name in make_batch(cases, PLAIN, number).cases}
+    assert names == {"case_0", "case_1", "case_2"}
+
+
+def test_a_patch_is_what_lies_in_the_case(cases):
+    # Each voxel of the image tells where it is.
+    z, y, x = np.indices((10, 11, 12))
+    image = (10_000 * z + 100 * y + x).astype(np.float32)[None]
+    case = TrainingCase("a", image, (image[0] % 7).astype(np.int16), np.empty((0, 4), np.int32))
+    batch = make_batch([case], replace(PLAIN, patch=(4, 4, 4)), 3)
+    for patch, label in zip(batch.images, batch.labels, strict=True):
+        corner = int(patch[0, 0, 0, 0])
+        at = (corner // 10_000, corner // 100 % 100, corner % 100)
+        box = tuple(slice(a, a + 4) for a in at)
+        np.testing.assert_array_equal(patch, image[(slice(None), *box)])
+        np.testing.assert_array_equal(label, case.label_zyx[box])
+
+
+def test_a_moved_sample_reads_more_around_the_same_centre():
+    z, y, x = np.indices((40, 40, 40))
+    image = np.stack((z, y, x)).astype(np.float32)
+    case = TrainingCase("a", image, np.ones((40, 40, 40), np.int16), np.array([[1, 20, 18, 22]], np.int32))
+    recipe = replace(
+        RECIPE,
+        patch=(8, 8, 8),
+        foreground_share=1.0,
+        augmentation=Augmentation(rotation_probability=1.0, scaling_probability=1.0, scaling=(1.2, 1.4)),
+    )
+    batch = make_batch([case], recipe, 0)
+    for i, (region, label) in enumerate(zip(batch.images, batch.labels, strict=True)):
+        edges = batch.draws.source_edges(i, recipe.patch)
+        assert region.shape[1:] == label.shape == edges
+        assert max(edges) > 8
+        # A patch of 8 centred on voxel v covers v - 4 to v + 3: its centre is v - 0.5.
+        centre = region.reshape(3, -1).mean(axis=1)
+        np.testing.assert_allclose(centre, [19.5, 17.5, 21.5])
+
+
+def test_outside_the_case_is_zero_with_the_label_outside():
+    case = TrainingCase(
+        "a", np.ones((1, 4, 20, 20), np.float32), np.zeros((4, 20, 20), np.int16), np.empty((0, 4), np.int32)
+    )
+    batch = make_batch([case], PLAIN, 0)
+    for image, label in zip(batch.images, batch.labels, strict=True):
+        assert (image[0, 2:6] == 1).all()
+        assert (label[2:6] == 0).all()
+        for margin in (slice(0, 2), slice(6, 8)):
+            assert not image[0, margin].any()
+            assert (label[margin] == -1).all()
+
+
+def test_in_2d_patches_are_slices(cases):
+    batch = make_batch(cases, replace(PLAIN, patch=(8, 8)), 0)
+    assert [image.shape for image in batch.images] == [(1, 8, 8)] * 3
+    assert [label.shape for label in batch.labels] == [(8, 8)] * 3
+    assert batch.draws.matrices.shape == (3, 2, 2)
+
+
+def test_cases_on_disk_give_the_same_batches(cases, tmp_path):
+    from autoseg.artifacts.geometry import Geometry
+    from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
+    from autoseg.preprocess.store import open_case, write_case
+
+    stored = []
+    for case in cases:
+        shape = case.label_zyx.shape
+        placement = Placement(
+            geometry=Geometry(shape=shape, spacing_mm=(1.0, 1.0, 1.0)),
+            crop_start=(0, 0, 0),
+            crop_stop=shape,
+            shape=shape,
+        )
+        record = PreprocessedCase(
+            name=case.name, inputs_sha256="", placement=placement, num_channels=1, foreground_voxels={}
+        )
+        files = Workspace(tmp_path).case("3d_fullres", case.name)
+        write_case(files, case.image_czyx, case.label_zyx, case.locations, record, (8, 8, 8))
+        opened = open_case(files)
+        stored.append(TrainingCase(case.name, opened.image, opened.label, opened.locations))
+    for number in range(5):
+        assert_equal(make_batch(cases, RECIPE, number), make_batch(stored, RECIPE, number))

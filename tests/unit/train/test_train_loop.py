@@ -1,0 +1,378 @@
+"""The loop on a tiny dataset: it learns, and stopping it changes nothing."""
+
+import time
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from autoseg.artifacts.base import read, write
+from autoseg.artifacts.dataset import Naming
+from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.model import StepStyle, TrainedModel
+from autoseg.artifacts.plan import Training
+from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
+from autoseg.artifacts.splits import Fold, Splits
+from autoseg.errors import SettingError
+from autoseg.layout import Workspace
+from autoseg.networks.unet import build_network
+from autoseg.preprocess.case import foreground_locations
+from autoseg.train import stage
+from autoseg.train.hardware import choose_step
+from autoseg.train.journal import read_metrics, rewind_metrics
+from autoseg.train.loading import Batches, BatchRecipe, make_batch
+from autoseg.train.loop import Course, train, train_step
+from autoseg.train.sampling import TrainingCase
+from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint
+
+CPU = torch.device("cpu")
+WHOLE = StepStyle(precision="float32")
+APART = StepStyle(precision="float32", sample_by_sample=True)
+RECIPE = Training(epochs=3, iterations_per_epoch=3, validation_iterations=1, initial_learning_rate=0.05, momentum=0.9)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums in one order, whatever the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def cases(phantom):
+    made = []
+    for seed, shape in enumerate([(12, 12, 12), (10, 14, 9), (16, 8, 12)]):
+        image, label = phantom(shape, seed)
+        made.append(TrainingCase(f"case_{seed}", image, label, foreground_locations(label, f"case_{seed}")))
+    return made
+
+
+@pytest.fixture
+def configuration(build_configuration):
+    return build_configuration()
+
+
+class Run:
+    """A training with everything the loop needs, kept in memory."""
+
+    def __init__(self, configuration, cases, recipe=RECIPE, style=WHOLE, save=None, on_step=None, seed=0):
+        torch.manual_seed(seed)
+        network = build_network(configuration, 1, 2)
+        self.state = TrainState(network, new_optimizer(network, recipe), torch.amp.GradScaler("cpu", enabled=False))
+        self.cases, self.steps, self.reports, self.saves = cases, [], [], 0
+        self.save, self.on_step = save, on_step
+        self.batches = BatchRecipe(
+            patch=configuration.patch_size,
+            batch_size=configuration.batch_size,
+            num_channels=1,
+            foreground_share=recipe.foreground_share,
+            mirror_axes=configuration.mirror_axes,
+            augmentation=recipe.augmentation,
+            seeds=(recipe.seed, 0, 0),
+        )
+        self.course = Course(configuration, recipe, CPU, style, self._step, self.reports.append, self._save)
+
+    def _step(self, progress, loss):
+        self.steps.append((progress, loss))
+        if self.on_step is not None:
+            self.on_step(self.state)
+
+    def _save(self):
+        self.saves += 1
+        if self.save is not None:
+            save_checkpoint(self.save, self.state, "abc")
+
+    def go(self):
+        recipe = self.course.recipe
+        training = Batches(self.cases[:2], self.batches, first=self.state.iteration, num_workers=0)
+        validation = Batches(
+            self.cases[2:],
+            replace(self.batches, augmentation=None, seeds=(recipe.seed, 0, 1)),
+            first=self.state.epoch * recipe.validation_iterations,
+            num_workers=0,
+        )
+        train(self.state, self.course, training, validation)
+        return self
+
+    @property
+    def weights(self):
+        return torch.cat([parameter.detach().flatten() for parameter in self.state.network.parameters()])
+
+
+@pytest.mark.parametrize("style", [WHOLE, APART])
+def test_a_training_lowers_the_loss(configuration, cases, style):
+    recipe = msgspec.structs.replace(RECIPE, epochs=2, iterations_per_epoch=6, validation_iterations=2)
+    run = Run(configuration, cases, recipe, style).go()
+    losses = [loss for _, loss in run.steps]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.2
+    assert run.reports[1].validation_loss < run.reports[0].validation_loss
+
+
+def test_what_the_loop_reports(configuration, cases):
+    run = Run(configuration, cases).go()
+    assert [progress for progress, _ in run.steps] == pytest.approx([(i + 1) / 9 for i in range(9)])
+    assert [(report.epoch, report.iterations) for report in run.reports] == [(0, 3), (1, 6), (2, 9)]
+    losses = [loss for _, loss in run.steps]
+    assert [r.train_loss for r in run.reports] == pytest.approx([np.mean(losses[i : i + 3]) for i in (0, 3, 6)])
+    assert [r.learning_rate for r in run.reports] == pytest.approx([0.05 * left**0.9 for left in (2 / 3, 1 / 3, 0)])
+    for report in run.reports:
+        assert 0 <= report.patch_dice <= 1
+        assert report.patch_dice_per_label == [round(report.patch_dice, 4)]
+        assert 0 <= report.waiting_share <= 1
+    assert (run.state.iteration, run.state.epoch, run.state.losses) == (9, 3, [])
+    assert 0 < run.reports[0].seconds < run.reports[-1].seconds
+    # Checkpoints come by the clock; a training this short has only the one at its end.
+    assert run.saves == 1
+
+
+def test_without_validation_there_is_no_dice(configuration, cases):
+    recipe = msgspec.structs.replace(RECIPE, epochs=1, validation_iterations=0)
+    (report,) = Run(configuration, cases, recipe).go().reports
+    assert (report.validation_loss, report.patch_dice, report.patch_dice_per_label) == (None, None, [])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(configuration, cases):
+    one, same = Run(configuration, cases).go(), Run(configuration, cases).go()
+    assert torch.equal(one.weights, same.weights)
+    other = Run(configuration, cases, msgspec.structs.replace(RECIPE, seed=1)).go()
+    assert not torch.equal(one.weights, other.weights)
+
+
+class Killed(Exception):
+    """Ends a run where no one expects it."""
+
+
+@pytest.mark.parametrize("after", [1, 3, 5, 8])
+def test_a_run_that_was_killed_goes_on_as_if_nothing_had_been(configuration, cases, tmp_path, after):
+    undisturbed = Run(configuration, cases).go()
+
+    def kill(state):
+        if state.iteration == after + 1:
+            raise Killed
+
+    often = msgspec.structs.replace(RECIPE, checkpoint_minutes=0.0)
+    path = tmp_path / "checkpoint.pt"
+    killed = Run(configuration, cases, often, save=path, on_step=kill)
+    with pytest.raises(Killed):
+        killed.go()
+    resumed = Run(configuration, cases, often, seed=99)
+    load_checkpoint(path, resumed.state, "abc")
+    assert resumed.state.iteration == after
+    resumed.go()
+    assert torch.equal(resumed.weights, undisturbed.weights)
+    assert [r.train_loss for r in resumed.reports] == [r.train_loss for r in undisturbed.reports[after // 3 :]]
+    assert [r.validation_loss for r in resumed.reports] == [
+        r.validation_loss for r in undisturbed.reports[after // 3 :]
+    ]
+
+
+def test_a_finished_run_has_nothing_left_to_do(configuration, cases):
+    run = Run(configuration, cases).go()
+    before = run.weights
+    run.go()
+    assert torch.equal(run.weights, before)
+    assert len(run.steps) == 9
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
+def test_sample_by_sample_equals_whole_batches(build_configuration, cases, patch):
+    d = len(patch)
+    configuration = build_configuration(patch, ((1,) * d, (2,) * d, (2,) * d), batch_size=3)
+    runs = [Run(configuration, cases, style=style) for style in (WHOLE, APART)]
+    for number in range(2):
+        batch = make_batch(cases, runs[0].batches, number)
+        whole, apart = (train_step(run.state, batch, run.course) for run in runs)
+        assert apart == pytest.approx(whole, abs=1e-4)
+    torch.testing.assert_close(runs[0].weights, runs[1].weights, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_are_clipped(configuration, cases):
+    recipe = msgspec.structs.replace(RECIPE, gradient_clip=1e-3, momentum=0.0, weight_decay=0.0)
+    run = Run(configuration, cases, recipe)
+    before = run.weights.clone()
+    train_step(run.state, make_batch(cases, run.batches, 0), run.course)
+    # A step is the rate times a gradient of at most this length.
+    assert float((run.weights - before).norm()) == pytest.approx(0.05 * 1e-3, rel=1e-2)
+
+
+def test_a_training_by_the_clock_keeps_to_its_time(configuration, cases):
+    recipe = msgspec.structs.replace(RECIPE, max_hours=1.0 / 3600)
+    run = Run(configuration, cases, recipe)
+    start = time.monotonic()
+    run.go()
+    assert time.monotonic() - start < 10
+    assert 0.5 < run.state.seconds < 2.5
+    assert run.reports[-1].learning_rate == 0.0
+    assert run.reports[-1].iterations == run.state.iteration == len(run.steps)
+
+
+@pytest.mark.parametrize(("batch_dice", "ways"), [(True, 2), (False, 4)])
+def test_samples_that_dice_ties_together_are_not_taken_apart(batch_dice, ways):
+    tried = set()
+
+    def step(style):
+        tried.add(style)
+        time.sleep(0.001 if style.precision == "bfloat16" else 0.01)
+        return 0.0
+
+    style, seconds = choose_step(CPU, step, batch_dice=batch_dice)
+    assert style.precision == "bfloat16"
+    assert len(tried) == len(seconds) == ways
+    assert any(one.sample_by_sample for one in tried) == (not batch_dice)
+
+
+def test_on_a_gpu_nothing_is_timed():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    style, seconds = choose_step(torch.device("cuda"), lambda _: 0.0, batch_dice=False)
+    assert style.precision in ("bfloat16", "float16")
+    assert seconds == {}
+
+
+# The stage: the same on files.
+
+
+def record_of(case):
+    shape = case.label_zyx.shape
+    grid = Geometry(shape=shape, spacing_mm=(1.0, 1.0, 1.0))
+    return PreprocessedCase(
+        name=case.name,
+        inputs_sha256=case.name,
+        placement=Placement(geometry=grid, crop_start=(0, 0, 0), crop_stop=shape, shape=shape),
+        num_channels=1,
+        foreground_voxels={},
+    )
+
+
+@pytest.fixture
+def task(build_plan, configuration, cases):
+    plan = build_plan({"3d_fullres": configuration}, training=msgspec.structs.replace(RECIPE, epochs=2))
+    return stage.FoldTask(
+        plan=plan,
+        settings=("training.epochs=2",),
+        configuration_name="3d_fullres",
+        fold=0,
+        cases=Fold(training=("case_0", "case_1"), validation=("case_2",)),
+        naming=Naming(image_suffixes=("_0000.nii.gz",), label_suffix=".nii.gz"),
+        preprocessed=tuple(record_of(case) for case in cases),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Workspace(tmp_path).fold("3d_fullres", 0)
+
+
+def run_stage(task, cases, folder, **options):
+    return stage.run(task, cases[:2], cases[2:], folder, device=CPU, jobs=1, **options)
+
+
+class Interrupting(np.ndarray):
+    """An image whose reading is interrupted after so many patches, as by Ctrl-C."""
+
+    reads_left = 10**9
+
+    def __getitem__(self, key):
+        Interrupting.reads_left -= 1
+        if Interrupting.reads_left < 0:
+            raise KeyboardInterrupt
+        return np.asarray(self)[key]
+
+
+def test_a_fold_leaves_its_files(task, cases, folder):
+    model = run_stage(task, cases, folder)
+    assert model.finished
+    assert (model.iterations, model.epochs, model.final_learning_rate) == (6, 2, 0.0)
+    assert read(folder.manifest, TrainedModel) == model
+    assert model.plan == task.plan
+    assert model.settings == ("training.epochs=2",)
+    assert model.num_parameters == sum(p.numel() for p in build_network(model.configuration, 1, 2).parameters())
+    assert len(model.step_seconds) == 4
+    assert sorted(file.name for file in folder.root.iterdir()) == [
+        "checkpoint.pt",
+        "manifest.json",
+        "metrics.jsonl",
+        "progress.png",
+        "weights.safetensors",
+    ]
+    assert [record["epoch"] for record in read_metrics(folder.metrics)] == [0, 1]
+    assert folder.progress.read_bytes().startswith(b"\x89PNG")
+    before = folder.weights.stat().st_mtime_ns
+    assert run_stage(task, cases, folder) == model
+    assert folder.weights.stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused_and_restart_throws_away(task, cases, folder):
+    run_stage(task, cases, folder)
+    before = folder.weights.read_bytes()
+    plan = msgspec.structs.replace(task.plan, training=msgspec.structs.replace(task.plan.training, seed=5))
+    other = replace(task, plan=plan)
+    with pytest.raises(SettingError, match="other settings") as caught:
+        run_stage(other, cases, folder)
+    assert "training.epochs=2" in str(caught.value)
+    assert folder.weights.read_bytes() == before
+    assert run_stage(other, cases, folder, restart=True).plan.training.seed == 5
+    assert folder.weights.read_bytes() != before
+
+
+def test_how_often_is_saved_is_no_other_setting(task, cases, folder):
+    model = run_stage(task, cases, folder)
+    plan = msgspec.structs.replace(
+        task.plan, training=msgspec.structs.replace(task.plan.training, checkpoint_minutes=9.0, memory_share=0.1)
+    )
+    assert run_stage(replace(task, plan=plan), cases, folder) == model
+
+
+@pytest.mark.parametrize("batches", [1, 4])
+def test_ctrl_c_and_the_same_command_give_the_same_weights(task, cases, tmp_path, batches):
+    undisturbed, stopped = (Workspace(tmp_path / name).fold("3d_fullres", 0) for name in "ab")
+    probe = run_stage(task, cases, undisturbed)
+    # Both in the arithmetic that is the same every time, as a run that was measured before.
+    begun = msgspec.structs.replace(probe, step=WHOLE, iterations=0, epochs=0, finished=False)
+    undisturbed.weights.unlink()
+    undisturbed.checkpoint.unlink()
+    write(undisturbed.manifest, begun)
+    write(stopped.manifest, begun)
+    run_stage(task, cases, undisturbed)
+
+    interrupting = [replace(case, image_czyx=case.image_czyx.view(Interrupting)) for case in cases[:2]] + cases[2:]
+    Interrupting.reads_left = 2 * batches + 1
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(task, interrupting, stopped)
+    assert not stopped.weights.exists()
+    assert stopped.checkpoint.exists()
+    assert not read(stopped.manifest, TrainedModel).finished
+    Interrupting.reads_left = 10**9
+    assert run_stage(task, cases, stopped).iterations == 6
+    assert stopped.weights.read_bytes() == undisturbed.weights.read_bytes()
+    assert [r["train_loss"] for r in read_metrics(stopped.metrics)] == [
+        r["train_loss"] for r in read_metrics(undisturbed.metrics)
+    ]
+
+
+def test_metrics_are_rewound_and_lines_cut_short_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    path.write_text('{"epoch": 0}\n{"epoch": 1}\n{"epoch": 2}\n{"epo')
+    assert [record["epoch"] for record in read_metrics(path)] == [0, 1, 2]
+    rewind_metrics(path, 2)
+    assert path.read_text() == '{"epoch": 0}\n{"epoch": 1}\n'
+
+
+def test_splits_are_kept_while_their_cases_last(build_plan, tmp_path):
+    workspace, plan = Workspace(tmp_path), build_plan()
+    names = [f"case_{i}" for i in range(10)]
+    made = stage.make_splits(names, plan, workspace)
+    assert len(made.folds) == 5
+    assert read(workspace.splits, Splits) == made
+    # Edited by hand: kept.
+    edited = msgspec.structs.replace(made, folds=made.folds[:1])
+    write(workspace.splits, edited)
+    assert stage.make_splits(names[::-1], plan, workspace) == edited
+    assert len(stage.make_splits([*names, "case_new"], plan, workspace).folds) == 5
+    three = build_plan(training=Training(num_folds=3))
+    assert len(stage.make_splits([*names, "case_new"], three, workspace).folds) == 3

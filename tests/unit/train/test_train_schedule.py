@@ -1,0 +1,48 @@
+"""The learning rate over a training, by count and by the clock."""
+
+import pytest
+
+from autoseg.train.schedule import poly_rate, progress_by_count, progress_by_time
+
+
+def test_the_rate_falls_from_its_start_to_zero():
+    rates = [poly_rate(0.01, 0.9, i / 100) for i in range(101)]
+    assert rates[0] == 0.01
+    assert rates[50] == pytest.approx(0.01 * 0.5**0.9)
+    assert rates[-1] == 0.0
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(("progress", "rate"), [(-0.1, 0.01), (1.2, 0.0)])
+def test_beyond_its_ends_the_rate_stays(progress, rate):
+    assert poly_rate(0.01, 0.9, progress) == rate
+
+
+def test_progress_by_count():
+    assert [progress_by_count(done, 4) for done in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_by_the_clock_the_last_step_ends_with_the_budget():
+    # 100 s, 10 s a step: a step that starts after 90 s would not fit.
+    assert progress_by_time(0, 100, 10) == 0.0
+    assert progress_by_time(45, 100, 10) == 0.5
+    assert progress_by_time(89.9, 100, 10) < 1
+    assert progress_by_time(90, 100, 10) == 1.0
+    assert progress_by_time(500, 100, 10) == 1.0
+
+
+@pytest.mark.parametrize("slowing", [0.0, 0.05])
+def test_a_training_by_the_clock_ends_near_its_budget_at_a_rate_near_zero(slowing):
+    spent, step, rates = 0.0, 1.0, []
+    while (progress := progress_by_time(spent, 60, step)) < 1:
+        rates.append(poly_rate(1.0, 0.9, progress))
+        spent += step
+        step *= 1 + slowing
+    assert 60 - 2 * step <= spent <= 60 + step * slowing
+    assert rates[-1] < 0.2
+    assert poly_rate(1.0, 0.9, progress) == 0.0
+
+
+def test_a_budget_shorter_than_a_step_still_gives_one_step():
+    assert progress_by_time(0, 1, 0) == 0.0
+    assert progress_by_time(5, 1, 5) == 1.0
