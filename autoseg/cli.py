@@ -29,7 +29,7 @@ class _Program(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            click.echo("interrupted; the same command goes on where this one stopped", err=True)
+            click.echo("interrupted; the same command (without --restart) goes on where this one stopped", err=True)
             ctx.exit(130)
         except Exception as error:
             if "--debug" in sys.argv:

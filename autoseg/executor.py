@@ -189,7 +189,7 @@ def _start_worker() -> None:
     # Ctrl-C reaches every process of the terminal: the case in hand ends and cleans up; the parent does the talking.
     signal.signal(signal.SIGINT, _leave)
     # Workers wait for work on a pipe that they themselves keep open, so a killed parent would go unnoticed.
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=follow_parent, daemon=True).start()
     use_one_blas_thread()
 
 
@@ -197,7 +197,8 @@ def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(130)
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
+    """Wait for the parent process to end, then end this one; returns at once where there is no parent."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait_for_process([parent.sentinel])

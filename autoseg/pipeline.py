@@ -25,12 +25,15 @@ from autoseg.errors import ArtifactError, SettingError, nearest
 from autoseg.layout import FoldFolder, Workspace
 
 if TYPE_CHECKING:
+    import torch
+
     from autoseg.predict.models import LoadedModel
     from autoseg.predict.stage import Options, Volume
     from autoseg.train.sampling import TrainingCase
 
 log = logging.getLogger(__name__)
 PREFERRED = ("3d_fullres", "2d")
+SMALL_BYTES = 2**20
 
 
 def plan(dataset: Dataset, workspace: Workspace, *, raw: Sequence[Path], jobs: int, gpu_memory_gb: float = 8.0) -> Plan:
@@ -132,8 +135,8 @@ def train(
     SettingError
         A fold does not exist.
     """
+    from autoseg.networks.device import choose_device
     from autoseg.train import stage
-    from autoseg.train.hardware import choose_device
 
     dataset, plan = open_workspace(workspace, settings)
     name = choose_configuration(plan, configuration_name)
@@ -149,11 +152,11 @@ def train(
             )
     device = choose_device(device_name)
     records = preprocess(workspace, dataset, plan, name, jobs=jobs)
+    arrays = _training_cases(workspace, name, records, plan)
     evaluations = {}
     for fold in chosen:
         cases = splits.folds[fold]
         names = (*cases.training, *cases.validation)
-        arrays = _training_cases(workspace, name, records, names, plan)
         task = stage.FoldTask(
             plan=plan,
             settings=tuple(settings),
@@ -173,12 +176,12 @@ def train(
             jobs=jobs,
             restart=restart,
         )
-        evaluations[fold] = _validate(dataset, records, arrays, model, folder, device_name, jobs)
+        evaluations[fold] = _validate(dataset, records, arrays, model, folder, device, jobs)
     return evaluations
 
 
 def _training_cases(
-    workspace: Workspace, configuration: str, records: Mapping[str, PreprocessedCase], names: Sequence[str], plan: Plan
+    workspace: Workspace, configuration: str, records: Mapping[str, PreprocessedCase], plan: Plan
 ) -> dict[str, "TrainingCase"]:
     """The cases' arrays: in memory where all fit the plan's share of it, else read patch by patch."""
     from math import prod
@@ -188,16 +191,12 @@ def _training_cases(
     from autoseg.train.sampling import TrainingCase
 
     # float32 for each channel, int16 for the label.
-    needed = sum(prod(records[name].placement.shape) * (4 * records[name].num_channels + 2) for name in names)
+    needed = sum(prod(record.placement.shape) * (4 * record.num_channels + 2) for record in records.values())
     in_memory = needed <= plan.training.memory_share * available_memory_bytes()
     if not in_memory:
         log.info("the cases take %.1f GB: patches are read from disk", needed / 1e9)
     get = load_case if in_memory else open_case
-    cases = {}
-    for name in names:
-        case = get(workspace.case(configuration, name))
-        cases[name] = TrainingCase(name, case.image, case.label, case.locations)
-    return cases
+    return {name: TrainingCase(name, get(workspace.case(configuration, name))) for name in records}
 
 
 def _validate(
@@ -206,19 +205,17 @@ def _validate(
     arrays: Mapping[str, "TrainingCase"],
     model: TrainedModel,
     folder: FoldFolder,
-    device_name: str,
+    device: "torch.device",
     jobs: int,
 ) -> Evaluation:
     """Predict and score a fold's validation cases; they are preprocessed already."""
     import numpy as np
 
     from autoseg.predict import stage
-    from autoseg.train.hardware import choose_device
 
     def volume(name: str) -> stage.Volume:
         return stage.Volume(np.asarray(arrays[name].image_czyx[..., :], dtype=np.float32), records[name].placement)
 
-    device = choose_device(device_name)
     by_name = {case.name: case for case in dataset.cases}
     names = model.cases.validation
     files = {name: name + _label_ending(by_name[name]) for name in names}
@@ -271,8 +268,8 @@ def predict(
         Label map of each case.
     """
     from autoseg.datasets.layouts import group_inputs
+    from autoseg.networks.device import choose_device, keep_freed_memory
     from autoseg.predict import stage
-    from autoseg.train.hardware import choose_device, keep_freed_memory
 
     folders = _fold_folders(workspace, configuration_name, folds)
     device = choose_device(device_name)
@@ -345,8 +342,8 @@ def evaluate(
     from autoseg.evaluate import stage
     from autoseg.executor import case_executor
 
-    # Starting workers takes longer than scoring a few cases.
-    few = len(reference) < 8 * jobs
+    # Starting workers takes longer than scoring a few small cases.
+    few = sum(file.stat().st_size for file in reference.values() if file.exists()) < SMALL_BYTES
     with case_executor(1 if few else jobs) as executor:
         return stage.run(predicted, reference, labels, out, tolerance_mm=tolerance_mm, executor=executor)
 

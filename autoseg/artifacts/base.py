@@ -34,6 +34,10 @@ class Artifact(Record, frozen=True, kw_only=True):
 A = TypeVar("A", bound=Artifact)
 
 
+class NewerSchemaError(ArtifactError):
+    """A file that a newer version wrote: never to be overwritten by this one."""
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it and rename it, on failure remove it.
@@ -100,7 +104,7 @@ def decode(data: bytes, kind: type[A], *, where: str) -> A:
         raise ArtifactError("a file is not valid JSON", where=where, found=str(error)) from error
     version = raw.get("schema_version", 1) if isinstance(raw, dict) else 1
     if isinstance(version, int) and version > kind.newest_schema:
-        raise ArtifactError(
+        raise NewerSchemaError(
             "a file was made by a newer autoseg",
             where=where,
             found=f"schema_version {version}",
@@ -161,6 +165,22 @@ def read(path: Path, kind: type[A]) -> A:
     except OSError as error:
         raise ArtifactError("a file can't be read", where=str(path), found=str(error.strerror)) from error
     return decode(data, kind, where=str(path))
+
+
+def read_if_whole(path: Path, kind: type[A]) -> A | None:
+    """The artifact at `path`, or None where it is missing or damaged and may be made anew.
+
+    Raises
+    ------
+    NewerSchemaError
+        A newer autoseg wrote it.
+    """
+    try:
+        return read(path, kind)
+    except NewerSchemaError:
+        raise
+    except ArtifactError:
+        return None
 
 
 def digest(*parts: bytes | str | Record) -> str:

@@ -9,6 +9,7 @@ from autoseg.datasets.layouts import find_dataset
 from autoseg.demo.phantom import write_phantoms
 from autoseg.demo.picture import overlay_picture
 from autoseg.demo.threshold import best_threshold_dice
+from autoseg.errors import SettingError
 from autoseg.images.io import read_image, read_label
 from autoseg.layout import Workspace
 
@@ -17,6 +18,8 @@ SEED = 2021
 # Half the features that the rules give: minutes on a CPU are enough for these scans.
 FEATURES = "configurations.3d_fullres.features_per_stage=[16,32,64,128]"
 ENDING = ".nii.gz"
+# Lies in a folder that the demo made, and may make anew.
+MARK = ".autoseg-demo"
 
 
 def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterator[str]:
@@ -34,7 +37,17 @@ def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterat
     ------
     str
         A line for the user.
+
+    Raises
+    ------
+    SettingError
+        The folder holds something that no demo made.
     """
+    mark = folder / MARK
+    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+        raise SettingError("the demo's folder holds other things", where=str(folder), hint="name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
     raw, workspace, predicted = folder / "raw", Workspace(folder / "workspace"), folder / "predicted"
     for old in (raw, workspace.root, predicted):
         shutil.rmtree(old, ignore_errors=True)

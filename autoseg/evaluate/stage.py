@@ -2,27 +2,24 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
-from autoseg.artifacts.base import digest, read, write
+from autoseg.artifacts.base import digest, read_if_whole, write
 from autoseg.artifacts.evaluation import Evaluation, LabelScores
 from autoseg.artifacts.geometry import Geometry
-from autoseg.errors import ArtifactError, DatasetError
+from autoseg.errors import DatasetError
 from autoseg.evaluate.labels import name_values, present_values
 from autoseg.evaluate.score import Ruler, score_labels
 from autoseg.evaluate.summary import summarize
+from autoseg.executor import run_cases
 from autoseg.images.image import LabelMap
 from autoseg.images.io import geometry_differences, read_label
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +114,7 @@ def run(
     if fresh is not None:
         return fresh
     pairs = [CasePair(name, predicted[name], reference[name], found, tolerances) for name in names]
-    results = _one_unit(pairs, list(_run_all(executor, score_case, pairs)), executor)
+    results = _one_unit(pairs, _score_all(executor, pairs), executor)
     for name, result in zip(names, results, strict=True):
         for note in result.notes:
             logger.warning("case %s: %s", name, note)
@@ -197,9 +194,11 @@ def find_values(case_and_file: tuple[str, Path]) -> list[int]:
     return present_values(read_label(file, case=case).array_zyx)
 
 
-def _run_all(executor: Executor | None, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Map over the items in order: through the executor, or in this process."""
-    return map(work, items) if executor is None else executor.map(work, items)
+def _score_all(executor: Executor | None, pairs: list[CasePair]) -> list[CaseResult]:
+    """Score the pairs in order: through the executor, or in this process."""
+    if executor is None:
+        return [score_case(pair) for pair in pairs]
+    return run_cases(executor, score_case, pairs, name_of=lambda pair: pair.case, progress="evaluate")
 
 
 def _foreground(labels: Mapping[str, int]) -> dict[str, int]:
@@ -212,7 +211,7 @@ def _foreground(labels: Mapping[str, int]) -> dict[str, int]:
 
 def _find_labels(reference: Mapping[str, Path], executor: Executor | None) -> dict[str, int]:
     """Labels named after the values in the references."""
-    found = name_values(chain.from_iterable(_run_all(executor, find_values, sorted(reference.items()))))
+    found = name_values(chain.from_iterable(map(find_values, sorted(reference.items()))))
     if not found:
         raise DatasetError(
             "there is no label to score", found="references without any foreground", hint="state the labels' names"
@@ -252,12 +251,8 @@ def _read_fresh(
     out: Path, names: list[str], labels: dict[str, int], tolerance_mm: dict[str, float], hashes: dict[str, str]
 ) -> Evaluation | None:
     """The evaluation at `out` if it answers the same question; None if it is missing, stale or damaged."""
-    if not out.exists():
-        return None
-    try:
-        old = read(out, Evaluation)
-    except ArtifactError as error:
-        logger.info("%s is made again: %s", out, error.what)
+    old = read_if_whole(out, Evaluation)
+    if old is None:
         return None
     same = (list(old.cases), old.labels, old.tolerance_mm, old.hashes) == (names, labels, tolerance_mm, hashes)
     return old if same else None
@@ -269,7 +264,7 @@ def _one_unit(pairs: list[CasePair], results: list[CaseResult], executor: Execut
     if len(in_mm) in (0, len(results)):
         return results
     logger.warning("only %d of %d references state a spacing; all are measured in pixels", len(in_mm), len(results))
-    again = _run_all(executor, score_case, [replace(pairs[index], in_pixels=True) for index in in_mm])
+    again = _score_all(executor, [replace(pairs[index], in_pixels=True) for index in in_mm])
     renewed = dict(zip(in_mm, again, strict=True))
     return [renewed.get(index, result) for index, result in enumerate(results)]
 

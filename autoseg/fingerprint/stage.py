@@ -5,13 +5,13 @@ from math import prod
 from pathlib import Path
 from statistics import median
 
-from autoseg.artifacts.base import digest, read, write
+from autoseg.artifacts.base import digest, read_if_whole, write
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.stamp import case_stamp, largest_case
 from autoseg.datasets.load import read_case
-from autoseg.errors import ArtifactError, DatasetError
+from autoseg.errors import DatasetError
 from autoseg.executor import case_executor, jobs_that_fit, run_cases
 from autoseg.fingerprint.case import Measured, measure
 from autoseg.fingerprint.merge import merge
@@ -103,11 +103,8 @@ def measure_case(task: Task) -> tuple[Geometry, Measured]:
 
 def _read_fresh(out: Path, inputs: str) -> Fingerprint | None:
     """What stands at `out`, if it was made from the same inputs."""
-    try:
-        found = read(out, Fingerprint)
-    except ArtifactError:
-        return None
-    return found if found.inputs_sha256 == inputs else None
+    found = read_if_whole(out, Fingerprint)
+    return found if found is not None and found.inputs_sha256 == inputs else None
 
 
 def _case_bytes(dataset: Dataset, root: Path) -> int:

@@ -141,6 +141,10 @@ def write_label(path: Path, array_zyx: NDArray[np.integer], geometry: Geometry) 
         if label_ending(ending) != ending and ending != ".bmp":
             raise ValueError(f"labels can't be written as {ending}: use {label_ending(ending)}")
         array = _smallest(array_zyx)
+        if KINDS[ending] == "tiff" and geometry.has_spacing:
+            # Before the label map, whose presence says that the case is done.
+            with atomic_path(path.with_suffix(".json")) as temporary:
+                temporary.write_bytes(pictures.spacing_record(geometry))
         with atomic_path(path) as temporary:
             match KINDS[ending]:
                 case "volume":
@@ -149,9 +153,6 @@ def write_label(path: Path, array_zyx: NDArray[np.integer], geometry: Geometry) 
                     pictures.write_tiff(temporary, array, geometry)
                 case _:
                     pictures.write(temporary, array)
-        if KINDS[ending] == "tiff" and geometry.has_spacing:
-            with atomic_path(path.with_suffix(".json")) as temporary:
-                temporary.write_bytes(pictures.spacing_record(geometry))
     except (ValueError, OSError, RuntimeError) as error:
         raise ArtifactError("a label map can't be written", where=str(path), found=_last_line(error)) from error
 

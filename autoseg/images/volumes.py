@@ -147,6 +147,8 @@ def _grid(header: Any) -> tuple[Geometry, int]:  # noqa: ANN401 - SimpleITK has 
     cosines = np.eye(3)
     cosines[:n, :n] = direction[:n, :n]
     xx, xy, xz, yx, yy, yz, zx, zy, zz = (cosines + 0.0).ravel().tolist()
+    if not all(0 < edge < np.inf for edge in spacing):
+        raise ValueError(f"it states an impossible spacing {spacing}")
     if dimensions == 2:
         size, spacing, origin = (*size, 1), (*spacing, 999 * max(spacing)), (*origin, 0.0)
     geometry = Geometry(

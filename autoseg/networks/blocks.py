@@ -30,7 +30,9 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (B, channels, *edges), kept."""
-        if x.shape[0] == 1 and x.device.type == "cpu" and x[0, 0].numel() > 1:
+        if x.device.type != "cpu":
+            return functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=EPSILON)
+        if x.shape[0] == 1 and x[0, 0].numel() > 1:
             return functional.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=EPSILON)
         return functional.group_norm(x, x.shape[1], self.weight, self.bias, EPSILON)
 

@@ -1,5 +1,6 @@
 """Trained folds, loaded and held against each other."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from autoseg.artifacts.base import read
-from autoseg.artifacts.model import TrainedModel
+from autoseg.artifacts.model import Precision, TrainedModel
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
@@ -18,11 +19,18 @@ from autoseg.networks.unet import UNet, build_network
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A fold ready to predict."""
+    """A fold ready to predict.
+
+    Attributes
+    ----------
+    weights_sha256 : str
+        Of the weights' file: what a prediction comes from.
+    """
 
     manifest: TrainedModel
     network: UNet
     folder: Path
+    weights_sha256: str
 
     @property
     def plan(self) -> Plan:
@@ -34,7 +42,7 @@ class LoadedModel:
         """The configuration it was trained in."""
         return self.manifest.configuration
 
-    def dtype(self, device: torch.device) -> torch.dtype:
+    def precision(self, device: torch.device) -> Precision:
         """Arithmetic for prediction: as trained on the same kind of device, else float32 on CPUs and half on GPUs.
 
         Notes
@@ -42,9 +50,8 @@ class LoadedModel:
         Not measured anew, so that the same command gives the same file twice.
         """
         if torch.device(self.manifest.device).type == device.type:
-            dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-            return dtypes[self.manifest.step.precision]
-        return torch.float16 if device.type == "cuda" else torch.float32
+            return self.manifest.step.precision
+        return "float16" if device.type == "cuda" else "float32"
 
 
 def load_model(folder: FoldFolder, device: torch.device) -> LoadedModel:
@@ -73,7 +80,9 @@ def load_model(folder: FoldFolder, device: torch.device) -> LoadedModel:
         network.load_state_dict(load_file(folder.weights))
     except (RuntimeError, OSError, SafetensorError) as error:
         raise ArtifactError("weights can't be read", where=str(folder.weights), found=str(error)) from error
-    return LoadedModel(manifest, network.to(device).eval(), folder.root)
+    with folder.weights.open("rb") as file:
+        weights_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return LoadedModel(manifest, network.to(device).eval(), folder.root, weights_sha256)
 
 
 def check_agreement(models: Sequence[LoadedModel]) -> None:

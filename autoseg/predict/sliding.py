@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoseg.artifacts.model import Precision
+from autoseg.networks.device import autocast, channels_last
 from autoseg.predict.windows import gaussian_weights, mirrorings, windows
 
 # k: classes, c: channels, zyx: space.
@@ -25,7 +27,7 @@ def sliding_logits(
     patch: Sequence[int],
     *,
     device: torch.device,
-    dtype: torch.dtype,
+    precision: Precision,
     mirror_axes: Sequence[int],
     step: float,
 ) -> Tensor:
@@ -41,7 +43,7 @@ def sliding_logits(
     patch : sequence of int, length 2 or 3
         Two edges: each slice along Z is a picture of its own.
     device : torch.device
-    dtype : torch.dtype
+    precision : str
         Of the network's layers; sums are float32.
     mirror_axes : sequence of int
         Axes of the patch; all subsets are averaged.
@@ -57,8 +59,11 @@ def sliding_logits(
     space = tuple(padded.shape[1:])
     flat = len(patch) == 2
     weights = torch.from_numpy(gaussian_weights(patch)).to(device)
-    total = torch.zeros((num_classes, *space), device=device)
-    norm = torch.zeros(space, device=device)
+    # Sums of many classes can be larger than a GPU; they then stay in the host's memory.
+    keeper = device if _fits(num_classes * int(np.prod(space)) * 4, device) else torch.device("cpu")
+    weights = weights.to(keeper)
+    total = torch.zeros((num_classes, *space), device=keeper)
+    norm = torch.zeros(space, device=keeper)
     subsets = mirrorings(mirror_axes)
     places = windows(space, patch, step)
     for place in places:
@@ -69,15 +74,23 @@ def sliding_logits(
         group = work[first : first + at_once]
         inputs = torch.stack([_cut(padded, place, axes, flat) for place, axes in group])
         if device.type == "cpu" and len(inputs) == 1:
-            inputs = inputs.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            inputs = channels_last(inputs)
+        with autocast(device, precision):
             outputs = network(inputs)
-        for (place, axes), logits in zip(group, outputs.float(), strict=True):
+        for (place, axes), logits in zip(group, outputs.float().to(keeper), strict=True):
             straight = logits.flip([axis + 1 for axis in axes]) if axes else logits
             weighted = straight * (weights / len(subsets))
             total[(slice(None), *place)] += weighted[:, None] if flat else weighted
     total /= norm
     return total[(slice(None), *inside)].cpu()
+
+
+def _fits(needed_bytes: int, device: torch.device) -> bool:
+    """Whether half of what is free on the device holds this much."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return needed_bytes <= free // 2
 
 
 def pad_to_patch(image_czyx: Tensor, patch: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:

@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from autoseg.artifacts.base import atomic_path, digest, read, write
+from autoseg.artifacts.base import atomic_path, digest, read_if_whole, write
 from autoseg.artifacts.prediction import PredictionSet
 from autoseg.artifacts.preprocessed import Placement
-from autoseg.errors import ArtifactError
+from autoseg.errors import SettingError
 from autoseg.images.endings import file_ending
 from autoseg.images.io import write_label
 from autoseg.layout import FoldFolder
@@ -102,8 +103,7 @@ def run(
     step = planned.step if options.step is None else options.step
     record = PredictionSet(
         inputs_sha256=digest(
-            *(model.manifest.inputs_sha256 + model.manifest.autoseg_version for model in models),
-            *(str(model.manifest.iterations) for model in models),
+            *(model.weights_sha256 + model.manifest.autoseg_version for model in models),
             f"{mirror_axes} {step}",
         ),
         models=tuple(str(model.folder) for model in models),
@@ -113,11 +113,13 @@ def run(
         files=dict(files),
         inputs=dict(inputs),
     )
-    done = _unchanged(out / "prediction.json", record)
+    old = _earlier(out / "prediction.json")
+    done = _unchanged(old, record)
     missing = [name for name in cases if not (name in done and _is_done(out, files[name], options))]
-    # What an earlier model left must not pass for this one's work if this run is killed.
-    for name in missing:
-        (out / files[name]).unlink(missing_ok=True)
+    _remove_stale(out, [files[name] for name in missing], set(old.files.values()) if old else set())
+    if old is not None and old.inputs_sha256 == record.inputs_sha256:
+        # Earlier cases of the same models stay on record.
+        record = msgspec.structs.replace(record, files=old.files | record.files, inputs=old.inputs | record.inputs)
     write(out / "prediction.json", record)
     if len(missing) < len(cases):
         log.info("%d of %d cases are predicted already", len(cases) - len(missing), len(cases))
@@ -153,7 +155,7 @@ def mean_logits(
             model.plan.num_classes,
             model.configuration.patch_size,
             device=device,
-            dtype=model.dtype(device),
+            precision=model.precision(device),
             mirror_axes=mirror_axes,
             step=step,
         )
@@ -176,14 +178,34 @@ def _is_done(out: Path, file: str, options: Options) -> bool:
     return target.exists() and (not options.save_probabilities or probabilities_file(target).exists())
 
 
-def _unchanged(path: Path, record: PredictionSet) -> set[str]:
+def _earlier(path: Path) -> PredictionSet | None:
+    """What stands in the folder already."""
+    return read_if_whole(path, PredictionSet) if path.exists() else None
+
+
+def _unchanged(old: PredictionSet | None, record: PredictionSet) -> set[str]:
     """Cases that an earlier run predicted from the same input with the same models and options."""
-    if not path.exists():
-        return set()
-    try:
-        old = read(path, PredictionSet)
-    except ArtifactError:
-        return set()
-    if old.inputs_sha256 != record.inputs_sha256:
+    if old is None or old.inputs_sha256 != record.inputs_sha256:
         return set()
     return {name for name, hashed in record.inputs.items() if old.inputs.get(name) == hashed}
+
+
+def _remove_stale(out: Path, files: Sequence[str], ours: set[str]) -> None:
+    """Remove what earlier models left: it must not pass for this one's work if this run is killed.
+
+    Raises
+    ------
+    SettingError
+        A file stands there that no prediction made: reference labels, perhaps.
+    """
+    foreign = [file for file in files if file not in ours and (out / file).exists()]
+    if foreign:
+        raise SettingError(
+            "the output folder holds files of these names that autoseg did not predict",
+            where=str(out),
+            found=", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else ""),
+            hint="choose another output folder",
+        )
+    for file in files:
+        (out / file).unlink(missing_ok=True)
+        probabilities_file(out / file).unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from autoseg.artifacts.base import digest, read
+from autoseg.artifacts.base import digest, read_if_whole
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
@@ -178,12 +178,9 @@ def _configuration(plan: Plan, name: str) -> Configuration:
 def _read_fresh(task: Task) -> PreprocessedCase | None:
     """The case's record, if its arrays are there and were made from the same inputs."""
     files = task.files
-    try:
-        found = read(files.record, PreprocessedCase)
-    except ArtifactError:
-        return None
+    found = read_if_whole(files.record, PreprocessedCase)
     whole = all(file.is_file() for file in (files.image, files.label, files.locations))
-    return found if whole and found.inputs_sha256 == task.inputs_sha256 else None
+    return found if found is not None and whole and found.inputs_sha256 == task.inputs_sha256 else None
 
 
 def _case_bytes(tasks: list[Task], num_channels: int) -> int:

@@ -25,7 +25,9 @@ Slices = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class StoredCase:
-    """A case whose arrays stay on disk; each is opened when it is first asked for.
+    """A case whose arrays stay on disk; each is opened whenever it is asked for.
+
+    An open array holds a file descriptor, and a dataset can have more cases than a process may have of those.
 
     Attributes
     ----------
@@ -38,12 +40,12 @@ class StoredCase:
         # Another process opens the files for itself.
         return type(self), (self.files,)
 
-    @cached_property
+    @property
     def image(self) -> Any:  # noqa: ANN401 - blosc2 has no types
         """The image as a memory-mapped blosc2 array, float32, (C, Z, Y, X)."""
         return _open(self.files.image)
 
-    @cached_property
+    @property
     def label(self) -> Any:  # noqa: ANN401 - blosc2 has no types
         """The label map as a memory-mapped blosc2 array, int16, (Z, Y, X)."""
         return _open(self.files.label)

@@ -1,5 +1,6 @@
 """Batches of patches, read here or in worker processes: batchgenerators' loader around our sampling."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from numpy.typing import NDArray
 
 from autoseg.artifacts.plan import Augmentation
+from autoseg.errors import AutosegError
+from autoseg.executor import follow_parent
 from autoseg.train.draws import Draws, draw, no_draws
 from autoseg.train.sampling import TrainingCase, choose_corner, forced_foreground, read_region
 
@@ -89,6 +92,11 @@ class PatchLoader(DataLoader):  # type: ignore[misc]  # batchgenerators is not t
         self.first = first
         self.made = 0
 
+    def set_thread_id(self, thread_id: int) -> None:
+        """Called first in each worker: from here on it ends when the training process does, even by SIGKILL."""
+        super().set_thread_id(thread_id)
+        threading.Thread(target=follow_parent, daemon=True).start()
+
     def generate_train_batch(self) -> dict[str, Batch]:
         """The next batch of this worker."""
         number = self.first + self.thread_id + self.made * self.number_of_threads_in_multithreaded
@@ -108,7 +116,14 @@ class Batches:
 
     def __next__(self) -> Batch:
         """The next batch."""
-        batch: Batch = next(self._source)["batch"]
+        try:
+            batch: Batch = next(self._source)["batch"]
+        except RuntimeError as error:
+            raise AutosegError(
+                "a worker that reads patches died",
+                found=str(error),
+                hint="--jobs 1 reads with a single one; then see memory",
+            ) from error
         return batch
 
     def close(self) -> None:

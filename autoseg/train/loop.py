@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from autoseg.artifacts.model import StepStyle
 from autoseg.artifacts.plan import Configuration, Training
+from autoseg.networks.device import autocast, channels_last
 from autoseg.networks.unet import UNet
 from autoseg.train.augment import augment
-from autoseg.train.hardware import autocast, channels_last
 from autoseg.train.loading import Batch, Batches
 from autoseg.train.losses import deep_loss, level_weights, overlap_counts
 from autoseg.train.schedule import poly_rate, progress_by_count, progress_by_time

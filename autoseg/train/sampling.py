@@ -17,6 +17,19 @@ class Readable(Protocol):
     def __getitem__(self, key: Any, /) -> NDArray[np.generic]: ...  # noqa: ANN401 - as numpy has it
 
 
+class Arrays(Protocol):
+    """The arrays of a preprocessed case."""
+
+    @property
+    def image(self) -> Readable: ...  # noqa: D102
+
+    @property
+    def label(self) -> Readable: ...  # noqa: D102
+
+    @property
+    def locations(self) -> NDArray[np.int32]: ...  # noqa: D102
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingCase:
     """A preprocessed case.
@@ -24,17 +37,27 @@ class TrainingCase:
     Attributes
     ----------
     name : str
-    image_czyx : Readable of float32, shape (C, Z, Y, X)
-    label_zyx : Readable of int16, shape (Z, Y, X)
-        -1 outside the mask.
-    locations : ndarray of int32, shape (N, 4)
-        Sampled foreground voxels: label value, z, y, x.
+    arrays : Arrays
+        In memory, or opened on disk for each patch.
     """
 
     name: str
-    image_czyx: Readable
-    label_zyx: Readable
-    locations: NDArray[np.int32]
+    arrays: Arrays
+
+    @property
+    def image_czyx(self) -> Readable:
+        """The image, float32, shape (C, Z, Y, X)."""
+        return self.arrays.image
+
+    @property
+    def label_zyx(self) -> Readable:
+        """The label map, int16, shape (Z, Y, X); -1 outside the mask."""
+        return self.arrays.label
+
+    @property
+    def locations(self) -> NDArray[np.int32]:
+        """Sampled foreground voxels, int32, shape (N, 4): label value, z, y, x."""
+        return self.arrays.locations
 
 
 def forced_foreground(batch_size: int, share: float) -> NDArray[np.bool_]:

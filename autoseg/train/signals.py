@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM as a question asked between iterations."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +27,12 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         return
     earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    owner = os.getpid()
+
     def ask(_number: int, _frame: FrameType | None) -> None:
+        # Loader workers forked from here inherit this; stopping is their parent's business.
+        if os.getpid() != owner:
+            return
         asked.set()
         log.info("stopping after this iteration; interrupt again to stop at once")
         for number, handler in earlier.items():

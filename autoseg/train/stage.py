@@ -20,8 +20,8 @@ from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.splits import Fold, Splits
 from autoseg.errors import SettingError
 from autoseg.layout import FoldFolder, Workspace
+from autoseg.networks.device import keep_freed_memory
 from autoseg.networks.unet import build_network
-from autoseg.train.hardware import choose_step, describe_step, keep_freed_memory
 from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, EpochReport, progress_of, train, train_step
@@ -29,6 +29,7 @@ from autoseg.train.sampling import TrainingCase
 from autoseg.train.signals import stop_requested
 from autoseg.train.split import k_folds
 from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint
+from autoseg.train.step_style import choose_step, describe_step
 
 log = logging.getLogger(__name__)
 TRAINING_STREAM, VALIDATION_STREAM = 0, 1
@@ -147,6 +148,8 @@ def run(
         return earlier
     if device.type == "cpu":
         keep_freed_memory()
+    # Patches all have one size: cuDNN may search for the fastest kernels once.
+    torch.backends.cudnn.benchmark = True
     configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
     # The weights' beginning depends on the seed and the fold alone.
     torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
@@ -158,7 +161,7 @@ def run(
         style, seconds = _measure_step(task, training_cases, batches[0], device)
     manifest = TrainedModel(
         inputs_sha256=inputs,
-        data_sha256=_data(task),
+        data_sha256=earlier.data_sha256 if earlier else _data(task),
         plan=task.plan,
         settings=task.settings,
         configuration_name=task.configuration_name,
@@ -293,9 +296,13 @@ def _inputs(task: FoldTask) -> str:
     """Hash of all that determines the weights; where arrays are kept and how often they are saved does not."""
     recipe = msgspec.structs.replace(task.plan.training, memory_share=0.0, checkpoint_minutes=0.0)
     plan = task.plan
+    configuration = plan.configurations[task.configuration_name]
+    ct = [k for k, scheme in zip(plan.intensities, configuration.normalization_schemes, strict=True) if scheme == "ct"]
     return digest(
-        plan.configurations[task.configuration_name],
+        configuration,
         recipe,
+        *ct,
+        str(plan.transpose_forward),
         task.cases,
         *plan.channel_names,
         *plan.labels,

@@ -75,7 +75,9 @@ def load_checkpoint(path: Path, state: TrainState, inputs_sha256: str) -> None:
         owner = content["inputs_sha256"]
         state.network.load_state_dict(content["network"])
         state.optimizer.load_state_dict(content["optimizer"])
-        state.scaler.load_state_dict(content["scaler"])
+        # Empty where the loss was not scaled; the next run may be on another device.
+        if content["scaler"]:
+            state.scaler.load_state_dict(content["scaler"])
     except Exception as error:  # a damaged file can break in any way
         raise ArtifactError(
             "a checkpoint can't be read", where=str(path), found=str(error), hint="--restart trains from the beginning"

@@ -173,7 +173,8 @@ def restore_probabilities(
     window = probabilities[(slice(None), *_box(placement).slices)]
     window = window.transpose(0, *(axis + 1 for axis in plan.transpose_forward))
     for rows, block in _slabs(logits_kzyx, placement, plan, configuration):
-        block -= block.max(axis=0)
+        # A new array: where nothing is resampled the block is the caller's.
+        block = block - block.max(axis=0)
         np.exp(block, out=block)
         block /= block.sum(axis=0)
         window[:, rows] = block

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from autoseg.artifacts.fingerprint import IntensityStatistics
 from autoseg.artifacts.plan import NormalizationScheme
 
+PART_VOXELS = 2**20
 SMALLEST_DIVISOR = 1e-8  # keeps an image of one value finite
 
 
@@ -58,8 +59,10 @@ def normalize(
 def _zscore(values: NDArray[np.float32]) -> None:
     """Subtract the mean, divide by the population's standard deviation, in place."""
     values -= np.float32(values.mean(dtype=np.float64))
-    # Row by row: squares in double precision of the whole at once would take twice the image's memory. What the
+    # Part by part: squares in double precision of the whole at once would take twice the image's memory. What the
     # rounded mean left over is taken out of the squares.
     rest = float(values.mean(dtype=np.float64))
-    squares = sum(float(np.square(row, dtype=np.float64).sum()) for row in values) / values.size
+    line = values.reshape(-1)
+    parts = (line[start : start + PART_VOXELS] for start in range(0, line.size, PART_VOXELS))
+    squares = sum(float(np.square(part, dtype=np.float64).sum()) for part in parts) / line.size
     values /= np.float32(max(np.sqrt(max(squares - rest * rest, 0.0)), SMALLEST_DIVISOR))

@@ -99,7 +99,7 @@ def test_ranges_of_the_rest(many):
     low = many.low_resolution[many.low_resolution < 1]
     assert 0.5 <= low.min() < 0.52
     deviations = [float(noise.std()) for noise in many.noise.values()]
-    assert 0 <= min(deviations)
+    assert min(deviations) >= 0
     assert 0.08 < max(deviations) < 0.13
 
 

@@ -1,13 +1,20 @@
 """Batches: the same whoever makes them."""
 
+import os
+import signal
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.plan import Augmentation
+from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
+from autoseg.errors import ArtifactError, AutosegError
 from autoseg.layout import Workspace
 from autoseg.preprocess.case import foreground_locations
+from autoseg.preprocess.store import open_case, write_case
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.sampling import TrainingCase
 
@@ -144,10 +151,6 @@ def test_in_2d_patches_are_slices(cases):
 
 
 def test_cases_on_disk_give_the_same_batches(cases, tmp_path):
-    from autoseg.artifacts.geometry import Geometry
-    from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
-    from autoseg.preprocess.store import open_case, write_case
-
     stored = []
     for case in cases:
         shape = case.label_zyx.shape
@@ -166,3 +169,56 @@ def test_cases_on_disk_give_the_same_batches(cases, tmp_path):
         stored.append(TrainingCase(case.name, opened.image, opened.label, opened.locations))
     for number in range(5):
         assert_equal(make_batch(cases, RECIPE, number), make_batch(stored, RECIPE, number))
+
+
+class Breaking:
+    """An image that can't be read: `how` says what happens."""
+
+    shape = (1, 12, 12, 12)
+
+    def __init__(self, how):
+        self.how = how
+
+    def __getitem__(self, key):
+        if self.how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ArtifactError("a preprocessed case can't be read", where="case_0.image.b2nd")
+
+
+def next_of_broken(how, num_workers):
+    case = TrainingCase("case_0", Breaking(how), np.zeros((12, 12, 12), np.int16), np.empty((0, 4), np.int32))
+    batches = Batches([case], PLAIN, first=0, num_workers=num_workers)
+    try:
+        return next(batches)
+    finally:
+        batches.close()
+
+
+AS_RUNTIME_ERROR = pytest.mark.xfail(
+    raises=RuntimeError, reason="batchgenerators reports a worker's end as a RuntimeError without the cause"
+)
+# batchgenerators' own thread ends with an exception too.
+ITS_THREAD = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+@ITS_THREAD
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=AS_RUNTIME_ERROR)])
+def test_a_case_that_can_not_be_read_is_explained(num_workers):
+    with pytest.raises(ArtifactError, match="can't be read") as caught:
+        next_of_broken("damaged", num_workers)
+    assert caught.value.where == "case_0.image.b2nd"
+
+
+@ITS_THREAD
+def test_a_worker_that_is_killed_ends_the_run_within_seconds():
+    start = time.monotonic()
+    with pytest.raises((AutosegError, RuntimeError)):
+        next_of_broken("killed", 2)
+    assert time.monotonic() - start < 20
+
+
+@ITS_THREAD
+@AS_RUNTIME_ERROR
+def test_a_worker_that_is_killed_is_explained():
+    with pytest.raises(AutosegError):
+        next_of_broken("killed", 2)

@@ -1,0 +1,66 @@
+"""How a training step is computed fastest on this device: by measurement."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from autoseg.artifacts.model import Precision, StepStyle
+
+# Rounds of timing after a first, and how many times slower than the best a candidate may be to stay in.
+MEASURED_ROUNDS = 3
+HOPELESS = 3.0
+
+
+def choose_step(
+    device: torch.device, step: Callable[[StepStyle], float], *, batch_dice: bool
+) -> tuple[StepStyle, dict[str, float]]:
+    """The fastest way to compute a training step on this device.
+
+    Parameters
+    ----------
+    device : torch.device
+    step : callable
+        Does a training step in the style given, on throw-away weights.
+    batch_dice : bool
+        Whether the loss ties the samples of a batch together.
+
+    Returns
+    -------
+    StepStyle
+    dict of str to float
+        Seconds a step of each candidate; empty where the choice is known without measuring.
+
+    Notes
+    -----
+    CUDA has bfloat16 units wherever it says so, else float16 with a scaled loss is what the field trains with. On
+    CPUs bfloat16 is several times faster with AMX or AVX-512 BF16 and several times slower without, so it is timed.
+    """
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return StepStyle(precision="bfloat16" if bf16 else "float16"), {}
+    if device.type != "cpu":
+        return StepStyle(precision="float32"), {}
+    precisions: tuple[Precision, ...] = ("bfloat16", "float32")
+    ways = (False,) if batch_dice else (True, False)
+    styles = [StepStyle(precision=p, sample_by_sample=apart) for p in precisions for apart in ways]
+    seconds = {style: _timed(step, style) for style in styles}
+    # Each in turn, the best of its times: another program's burst must not decide for the whole training.
+    for _ in range(MEASURED_ROUNDS):
+        best = min(seconds.values())
+        for style in styles:
+            if seconds[style] <= HOPELESS * best:
+                seconds[style] = min(seconds[style], _timed(step, style))
+    fastest = min(styles, key=lambda style: seconds[style])
+    return fastest, {describe_step(style): round(taken, 4) for style, taken in seconds.items()}
+
+
+def describe_step(style: StepStyle) -> str:
+    """A style in words."""
+    return f"{style.precision}, {'sample by sample' if style.sample_by_sample else 'whole batches'}"
+
+
+def _timed(step: Callable[[StepStyle], float], style: StepStyle) -> float:
+    start = time.perf_counter()
+    step(style)
+    return time.perf_counter() - start

@@ -1,0 +1,131 @@
+"""The sliding window as a whole: what goes in comes out, wherever windows and mirrorings fall."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from autoseg.predict.sliding import pad_to_patch, sliding_logits
+
+SIZES = st.tuples(*[st.integers(1, 13)] * 3)
+STEPS = st.sampled_from([0.3, 0.5, 1.0])
+AXES_3D = st.sampled_from([(), (0,), (1, 2), (0, 1, 2)])
+AXES_2D = st.sampled_from([(), (1,), (0, 1)])
+
+
+class Constant(nn.Module):
+    """The same logits everywhere."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self.values = values
+
+    def forward(self, x):
+        logits = torch.tensor(self.values).reshape(-1, *(1,) * (x.ndim - 2))
+        return logits.expand(len(x), len(self.values), *x.shape[2:])
+
+
+class Recorded(nn.Module):
+    """Gives back its input, and remembers the shapes it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def forward(self, x):
+        self.shapes.append(tuple(x.shape))
+        return x
+
+
+class Corner(nn.Module):
+    """Marks the first voxel of each patch, to tell which way it lay."""
+
+    def forward(self, x):
+        y = torch.zeros_like(x)
+        y[(..., *(0,) * (x.ndim - 2))] = 1
+        return y
+
+
+def predict(network, image, classes, patch, axes=(), step=0.5, dtype=torch.float32):
+    return sliding_logits(
+        network, image, classes, patch, device=torch.device("cpu"), dtype=dtype, mirror_axes=axes, step=step
+    ).numpy()
+
+
+@settings(deadline=None, max_examples=30)
+@given(SIZES, AXES_3D, STEPS)
+def test_constant_logits_stay_constant_in_3d(shape, axes, step):
+    logits = predict(Constant(0.25, -3.0, 40.0), np.zeros((1, *shape), np.float32), 3, (4, 6, 5), axes, step)
+    assert logits.shape == (3, *shape)
+    np.testing.assert_allclose(
+        logits, np.broadcast_to(np.array([0.25, -3, 40])[:, None, None, None], logits.shape), rtol=1e-5
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(SIZES, AXES_2D, STEPS)
+def test_constant_logits_stay_constant_in_2d(shape, axes, step):
+    logits = predict(Constant(2.0, -1.0), np.zeros((1, *shape), np.float32), 2, (6, 5), axes, step)
+    assert logits.shape == (2, *shape)
+    np.testing.assert_allclose(logits, np.broadcast_to(np.array([2, -1])[:, None, None, None], logits.shape), rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(SIZES, AXES_3D, STEPS, st.integers(0, 100))
+def test_a_network_that_gives_back_its_input_gives_back_the_volume_in_3d(shape, axes, step, seed):
+    image = np.random.default_rng(seed).standard_normal((2, *shape), dtype=np.float32)
+    np.testing.assert_allclose(predict(nn.Identity(), image, 2, (4, 6, 5), axes, step), image, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(SIZES, AXES_2D, STEPS, st.integers(0, 100))
+def test_a_network_that_gives_back_its_input_gives_back_the_volume_in_2d(shape, axes, step, seed):
+    image = np.random.default_rng(seed).standard_normal((2, *shape), dtype=np.float32)
+    np.testing.assert_allclose(predict(nn.Identity(), image, 2, (6, 5), axes, step), image, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("axes", "corners"),
+    [((), [(0, 0, 0)]), ((0,), [(0, 0, 0), (3, 0, 0)]), ((0, 2), [(0, 0, 0), (3, 0, 0), (0, 0, 3), (3, 0, 3)])],
+)
+def test_each_mirroring_is_turned_back_and_counts_the_same(axes, corners):
+    logits = predict(Corner(), np.zeros((1, 4, 4, 4), np.float32), 1, (4, 4, 4), axes)[0]
+    found = {tuple(int(i) for i in place): float(logits[tuple(place)]) for place in np.argwhere(logits)}
+    assert found == pytest.approx(dict.fromkeys(corners, 1 / len(corners)))
+
+
+def test_in_2d_axes_are_those_of_the_slice():
+    logits = predict(Corner(), np.zeros((2, 1, 4, 4), np.float32)[:1], 1, (4, 4), (1,))[0, 0]
+    assert np.argwhere(logits).tolist() == [[0, 0], [0, 3]]
+
+
+def test_the_network_only_sees_whole_patches():
+    network = Recorded()
+    predict(network, np.zeros((1, 3, 9, 20), np.float32), 1, (4, 6, 5), (0,))
+    assert {shape[1:] for shape in network.shapes} == {(1, 4, 6, 5)}
+    # 1 x 2 x 7 windows, each twice.
+    assert sum(shape[0] for shape in network.shapes) == 28
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch", "padded", "inside"),
+    [
+        ((5, 6, 7), (4, 4, 4), (5, 6, 7), (slice(0, 5), slice(0, 6), slice(0, 7))),
+        ((1, 6, 3), (4, 4, 6), (4, 6, 6), (slice(1, 2), slice(0, 6), slice(1, 4))),
+        ((1, 3, 9), (4, 6), (1, 4, 9), (slice(0, 1), slice(0, 3), slice(0, 9))),
+    ],
+)
+def test_what_is_smaller_than_the_patch_is_padded_around(shape, patch, padded, inside):
+    image = torch.ones(2, *shape)
+    larger, place = pad_to_patch(image, patch)
+    assert larger.shape == (2, *padded)
+    assert place == inside
+    assert torch.equal(larger[(slice(None), *place)], image)
+    assert larger.sum() == image.sum()
+
+
+def test_sums_are_single_precision_whatever_the_layers_use():
+    image = np.random.default_rng(0).standard_normal((1, 6, 9, 8), dtype=np.float32)
+    assert predict(nn.Identity(), image, 1, (4, 6, 5), (0, 1, 2), dtype=torch.bfloat16).dtype == np.float32

@@ -1,0 +1,302 @@
+"""Models on disk, their mean, and runs that go on where they stopped."""
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from autoseg.artifacts.base import read, write
+from autoseg.artifacts.dataset import Naming
+from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.model import StepStyle, TrainedModel
+from autoseg.artifacts.plan import Prediction
+from autoseg.artifacts.prediction import PredictionSet
+from autoseg.artifacts.preprocessed import Placement
+from autoseg.artifacts.splits import Fold
+from autoseg.errors import ArtifactError, SettingError
+from autoseg.images.io import read_label
+from autoseg.layout import Workspace
+from autoseg.networks.unet import build_network
+from autoseg.predict.models import check_agreement
+from autoseg.predict.sliding import sliding_logits
+from autoseg.predict.stage import Options, Volume, load_models, mean_logits, probabilities_file, run
+
+CPU = torch.device("cpu")
+SHAPE = (6, 10, 9)
+
+
+@pytest.fixture
+def train_fold(tmp_path, build_plan, build_configuration):
+    """Callable: a fold as training leaves it, with weights of a seed."""
+
+    def make(fold, **changes):
+        folder = Workspace(tmp_path / "w").fold("3d_fullres", fold)
+        fields = {
+            "inputs_sha256": f"fold {fold}",
+            "data_sha256": "0",
+            "plan": build_plan(
+                {"3d_fullres": build_configuration((4, 8, 8))}, labels={"background": 0, "a": 1, "b": 2}
+            ),
+            "settings": (),
+            "configuration_name": "3d_fullres",
+            "fold": fold,
+            "cases": Fold(training=("x",), validation=("y",)),
+            "naming": Naming(image_suffixes=("_0000.nii.gz",), label_suffix=".nii.gz"),
+            "step": StepStyle(precision="float32"),
+            "step_seconds": {},
+            "num_parameters": 1,
+            "device": "cpu",
+            "autoseg_version": "0",
+            "torch_version": "0",
+            "iterations": 10,
+            "finished": True,
+        }
+        manifest = TrainedModel(**{**fields, **changes})
+        torch.manual_seed(fold)
+        network = build_network(manifest.configuration, 1, manifest.plan.num_classes)
+        write(folder.manifest, manifest)
+        save_file(network.state_dict(), folder.weights)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).standard_normal((1, *SHAPE), dtype=np.float32)
+
+
+def test_a_fold_is_loaded_with_its_weights(train_fold):
+    (model,) = load_models([train_fold(1)], CPU)
+    torch.manual_seed(1)
+    expected = build_network(model.configuration, 1, 3).state_dict()
+    for name, tensor in model.network.state_dict().items():
+        assert torch.equal(tensor, expected[name])
+    assert not model.network.training
+    assert model.plan.num_classes == 3
+    assert model.manifest.fold == 1
+
+
+def test_arithmetic_is_that_of_training_on_the_same_kind_of_device(train_fold):
+    (model,) = load_models([train_fold(0, step=StepStyle(precision="bfloat16"))], CPU)
+    assert model.dtype(CPU) == torch.bfloat16
+    (model,) = load_models([train_fold(0, step=StepStyle(precision="bfloat16"), device="cuda:1")], CPU)
+    assert model.dtype(CPU) == torch.float32
+    assert model.dtype(torch.device("cuda")) == torch.bfloat16
+    (model,) = load_models([train_fold(0)], CPU)
+    assert model.dtype(torch.device("cuda")) == torch.float16
+
+
+def test_a_fold_that_is_not_trained_is_explained(tmp_path):
+    with pytest.raises(SettingError, match="not trained") as caught:
+        load_models([Workspace(tmp_path).fold("3d_fullres", 3)], CPU)
+    assert "autoseg train 3" in str(caught.value)
+
+
+def test_a_fold_that_is_not_finished_is_explained(train_fold):
+    folder = train_fold(2, finished=False)
+    with pytest.raises(SettingError, match="not finished") as caught:
+        load_models([folder], CPU)
+    assert "autoseg train 2" in str(caught.value)
+    folder = train_fold(2)
+    folder.weights.unlink()
+    with pytest.raises(SettingError, match="not finished"):
+        load_models([folder], CPU)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"no weights"])
+def test_damaged_weights_are_explained(train_fold, damage):
+    folder = train_fold(0)
+    folder.weights.write_bytes(damage(folder.weights.read_bytes()))
+    with pytest.raises(ArtifactError, match="weights can't be read") as caught:
+        load_models([folder], CPU)
+    assert str(folder.weights) in str(caught.value)
+
+
+def test_weights_of_another_network_are_explained(train_fold):
+    folder = train_fold(0)
+    save_file({"other": torch.zeros(1)}, folder.weights)
+    with pytest.raises(ArtifactError, match="weights can't be read"):
+        load_models([folder], CPU)
+
+
+def test_folds_of_different_plans_are_not_averaged(train_fold, build_plan, build_configuration):
+    plan = build_plan(
+        {"3d_fullres": build_configuration((4, 8, 8), spacing=(2.0, 1.0, 1.0))},
+        labels={"background": 0, "a": 1, "b": 2},
+    )
+    with pytest.raises(SettingError, match="different plans") as caught:
+        load_models([train_fold(0), train_fold(1, plan=plan)], CPU)
+    assert "fold_0" in str(caught.value)
+    assert "fold_1" in str(caught.value)
+    trained_longer = build_plan(
+        {"3d_fullres": build_configuration((4, 8, 8))}, labels={"background": 0, "a": 1, "b": 2}, gpu_memory_gb=11.0
+    )
+    check_agreement(load_models([train_fold(0), train_fold(1, plan=trained_longer)], CPU))
+
+
+def test_the_mean_of_two_models_is_the_mean_of_their_logits(train_fold, image):
+    models = load_models([train_fold(0), train_fold(1)], CPU)
+    options = {"device": CPU, "mirror_axes": (0, 2), "step": 0.5}
+    singles = [mean_logits([model], image, **options) for model in models]
+    assert np.abs(singles[0] - singles[1]).max() > 0.1
+    np.testing.assert_allclose(mean_logits(models, image, **options), (singles[0] + singles[1]) / 2, atol=1e-4)
+    direct = sliding_logits(models[0].network, image, 3, (4, 8, 8), dtype=torch.float32, **options)
+    np.testing.assert_array_equal(singles[0], direct.numpy())
+
+
+class Cases:
+    """Volumes that remember how often they were asked for."""
+
+    def __init__(self, image, names):
+        grid = Geometry(shape=SHAPE, spacing_mm=(3.0, 1.0, 1.0), origin_mm=(1.0, 2.0, 3.0))
+        placement = Placement(geometry=grid, crop_start=(0, 0, 0), crop_stop=SHAPE, shape=SHAPE)
+        self.asked = []
+        self.volume = Volume(image, placement)
+        self.fail_at = None
+        self.names = names
+        self.files = {name: f"{name}.nii.gz" for name in names}
+        self.inputs = dict.fromkeys(names, "0")
+
+    def get(self, name):
+        self.asked.append(name)
+        if name == self.fail_at:
+            raise KeyboardInterrupt
+        return self.volume
+
+    def run(self, models, out, **options):
+        self.asked.clear()
+        volumes = {name: lambda name=name: self.get(name) for name in self.names}
+        return run(models, volumes, out, self.files, self.inputs, device=CPU, options=Options(**options))
+
+
+@pytest.fixture
+def cases(image):
+    return Cases(image, ["one", "two", "three"])
+
+
+@pytest.fixture
+def models(train_fold):
+    return load_models([train_fold(0), train_fold(1)], CPU)
+
+
+def test_label_maps_are_written_on_the_grid_of_the_case(models, cases, image, tmp_path):
+    record = cases.run(models, tmp_path / "out")
+    assert read(tmp_path / "out" / "prediction.json", PredictionSet) == record
+    assert record.files == cases.files
+    assert record.mirror_axes == (0, 1, 2)
+    assert record.step == 0.5
+    label = read_label(tmp_path / "out" / "two.nii.gz", case="two")
+    assert label.geometry.shape == SHAPE
+    assert label.geometry.spacing_mm == (3.0, 1.0, 1.0)
+    logits = mean_logits(models, image, device=CPU, mirror_axes=(0, 1, 2), step=0.5)
+    np.testing.assert_array_equal(label.array_zyx, logits.argmax(0))
+
+
+def test_a_second_start_predicts_only_what_is_missing(models, cases, tmp_path):
+    out = tmp_path / "out"
+    cases.run(models, out)
+    assert cases.asked == ["one", "two", "three"]
+    cases.run(models, out)
+    assert cases.asked == []
+    before = (out / "one.nii.gz").stat().st_mtime_ns
+    (out / "two.nii.gz").unlink()
+    cases.run(models, out)
+    assert cases.asked == ["two"]
+    assert (out / "one.nii.gz").stat().st_mtime_ns == before
+
+
+def test_a_run_that_was_interrupted_keeps_what_is_done(models, cases, tmp_path):
+    cases.fail_at = "two"
+    with pytest.raises(KeyboardInterrupt):
+        cases.run(models, tmp_path / "out")
+    cases.fail_at = None
+    cases.run(models, tmp_path / "out")
+    assert cases.asked == ["two", "three"]
+
+
+def test_a_case_whose_input_changed_is_predicted_again(models, cases, tmp_path):
+    cases.run(models, tmp_path / "out")
+    cases.inputs["three"] = "1"
+    cases.run(models, tmp_path / "out")
+    assert cases.asked == ["three"]
+
+
+@pytest.mark.parametrize("change", [{"step": 1.0}, {"mirroring": False}])
+def test_other_options_predict_everything_again(models, cases, tmp_path, change):
+    cases.run(models, tmp_path / "out")
+    record = cases.run(models, tmp_path / "out", **change)
+    assert cases.asked == ["one", "two", "three"]
+    assert (record.step, record.mirror_axes) == ((1.0, (0, 1, 2)) if "step" in change else (0.5, ()))
+
+
+def test_other_models_predict_everything_again(models, cases, tmp_path):
+    cases.run(models, tmp_path / "out")
+    cases.run(models[:1], tmp_path / "out")
+    assert cases.asked == ["one", "two", "three"]
+    longer = replace(models[0], manifest=msgspec.structs.replace(models[0].manifest, iterations=11))
+    cases.run([longer], tmp_path / "out")
+    assert cases.asked == ["one", "two", "three"]
+
+
+@pytest.mark.xfail(reason="the hash of prediction.json leaves out the data that the models were trained from")
+def test_models_trained_anew_from_other_files_predict_everything_again(train_fold, cases, tmp_path):
+    cases.run(load_models([train_fold(0)], CPU), tmp_path / "out")
+    cases.run(load_models([train_fold(0, data_sha256="1")], CPU), tmp_path / "out")
+    assert cases.asked == ["one", "two", "three"]
+
+
+def test_what_other_options_left_does_not_pass_for_done_after_an_interrupt(models, cases, tmp_path):
+    cases.run(models, tmp_path / "out")
+    cases.fail_at = "two"
+    with pytest.raises(KeyboardInterrupt):
+        cases.run(models, tmp_path / "out", mirroring=False)
+    cases.fail_at = None
+    cases.run(models, tmp_path / "out", mirroring=False)
+    assert cases.asked == ["two", "three"]
+
+
+def test_the_plan_says_how_where_the_command_does_not(train_fold, build_plan, build_configuration, cases, tmp_path):
+    plan = build_plan(
+        {"3d_fullres": build_configuration((4, 8, 8))},
+        labels={"background": 0, "a": 1, "b": 2},
+        prediction=Prediction(mirroring=False, step=0.75),
+    )
+    models = load_models([train_fold(0, plan=plan)], CPU)
+    record = cases.run(models, tmp_path / "out")
+    assert (record.mirror_axes, record.step) == ((), 0.75)
+    record = cases.run(models, tmp_path / "out", mirroring=True, step=0.5)
+    assert (record.mirror_axes, record.step) == ((0, 1, 2), 0.5)
+
+
+def test_probabilities_are_saved_on_request_and_missing_ones_made(models, cases, tmp_path):
+    out = tmp_path / "out"
+    cases.run(models, out)
+    cases.run(models, out, save_probabilities=True)
+    assert cases.asked == ["one", "two", "three"]
+    with np.load(out / "one.npz") as file:
+        probabilities = file["probabilities"]
+    assert probabilities.dtype == np.float16
+    assert probabilities.shape == (3, *SHAPE)
+    np.testing.assert_allclose(probabilities.astype(np.float32).sum(axis=0), 1, atol=2e-3)
+    # The likeliest class is that of the label map, but for ties in half precision.
+    label = read_label(out / "one.nii.gz", case="one").array_zyx
+    chosen = np.take_along_axis(probabilities, label[None].astype(np.int64), axis=0)[0]
+    np.testing.assert_array_equal(chosen, probabilities.max(axis=0))
+    cases.run(models, out, save_probabilities=True)
+    assert cases.asked == []
+
+
+@pytest.mark.parametrize(("label", "npz"), [("a.nii.gz", "a.npz"), ("a.b.nrrd", "a.b.npz"), ("a.png", "a.npz")])
+def test_probabilities_lie_beside_the_label_map(tmp_path, label, npz):
+    assert probabilities_file(tmp_path / label) == tmp_path / npz
+
+
+@pytest.mark.xfail(raises=NotADirectoryError, reason="stale label maps are removed before the folder is checked")
+def test_a_file_in_the_place_of_the_output_folder_is_explained(models, cases, tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(ArtifactError, match="can't be written"):
+        cases.run(models, tmp_path / "out")

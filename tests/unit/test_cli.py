@@ -1,0 +1,251 @@
+"""The command line: light to start, and every mistake one message."""
+
+import logging
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from autoseg import __version__
+from autoseg.artifacts.base import read, write
+from autoseg.artifacts.plan import Plan
+from autoseg.cli import main
+from autoseg.layout import Workspace
+
+HEAVY = ("torch", "SimpleITK", "scipy", "numpy", "sklearn", "matplotlib", "blosc2")
+COMMANDS = ("plan", "preprocess", "train", "predict", "evaluate", "compare", "demo")
+
+
+@pytest.fixture(autouse=True)
+def quiet_afterwards():
+    """The command line configures logging for the whole process: put it back."""
+    logger = logging.getLogger("autoseg")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def call(*arguments):
+    """Exit code, standard output and standard error."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def explained(*arguments):
+    """The message of a call that ends with exit code 1 and no traceback."""
+    code, _, message = call(*arguments)
+    assert code == 1, message
+    assert message.count("Error:") == 1
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "import autoseg",
+        "import autoseg.cli",
+        "from autoseg.cli import main; main(['--help'], standalone_mode=False)",
+        "from autoseg.cli import main; main(['train', '--help'], standalone_mode=False)",
+    ],
+)
+def test_starting_loads_nothing_heavy(statements):
+    code = f"{statements}\nimport sys\nprint('LOADED', *sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.rpartition("LOADED")[2].split()
+    assert "autoseg" in loaded
+    assert not set(loaded) & set(HEAVY)
+
+
+def test_python_m_autoseg_is_the_same_program():
+    done = subprocess.run([sys.executable, "-m", "autoseg", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"autoseg, version {__version__}\n"
+    wrong = subprocess.run([sys.executable, "-m", "autoseg", "pln"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+
+
+def test_help_names_every_command():
+    code, out, _ = call("--help")
+    assert code == 0
+    assert set(COMMANDS) == set(main.commands)
+    for command in COMMANDS:
+        assert f"\n  {command} " in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_command_has_help(command, flag):
+    code, out, _ = call(command, flag)
+    assert code == 0
+    assert out.startswith(f"Usage: main {command}")
+    assert "--debug" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("--nonsense",),
+        ("plan",),
+        ("plan", "--images", "i"),
+        ("plan", "raw", "--gpu-memory", "none"),
+        ("train",),
+        ("train", "first"),
+        ("train", "0", "--max-hours", "0"),
+        ("train", "0", "--seed", "-1"),
+        ("train", "0", "--jobs", "0"),
+        ("predict", "only one"),
+        ("predict", "nowhere", "out"),
+        ("predict", ".", "out", "--step", "1.5"),
+        ("predict", ".", "out", "--folds", "0,x"),
+        ("evaluate", "nowhere", "."),
+        ("compare", "."),
+        ("demo", "--minutes", "0"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, message = call(*arguments)
+    assert code == 2
+    assert "Error:" in message
+    assert "Usage:" in message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def workspace(tmp_path, build_dataset, build_plan):
+    space = Workspace(tmp_path / "w")
+    write(space.dataset, build_dataset(tmp_path / "raw"))
+    write(space.plan, build_plan())
+    return space
+
+
+def edit(path, change):
+    """Change the plan's JSON as a person with an editor would."""
+    tree = msgspec.json.decode(path.read_bytes())
+    change(tree)
+    path.write_bytes(msgspec.json.encode(tree))
+
+
+@pytest.mark.parametrize("command", [("train", "0"), ("preprocess",)])
+def test_a_folder_that_is_no_workspace(command, tmp_path):
+    message = explained(*command, "-w", tmp_path)
+    assert "not a workspace" in message
+    assert str(tmp_path) in message
+    assert "autoseg plan RAW" in message
+
+
+@pytest.mark.parametrize("command", [("train", "0"), ("preprocess",)])
+def test_an_unknown_configuration_names_the_nearest(command, workspace):
+    message = explained(*command, "-w", workspace.root, "--configuration", "3d_fulres")
+    assert "found:   3d_fulres" in message
+    assert "did you mean 3d_fullres?" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "hint"), [("epochs=3", "training.epochs"), ("training.epoch=3", "training.epochs")]
+)
+@pytest.mark.parametrize("command", [("train", "0"), ("preprocess",)])
+def test_an_unknown_setting_names_the_nearest(command, setting, hint, workspace):
+    message = explained(*command, "-w", workspace.root, "--set", setting)
+    assert f"did you mean {hint!r}?" in message
+
+
+def test_a_setting_out_of_bounds(workspace):
+    message = explained("train", "0", "-w", workspace.root, "--set", "training.epochs=0")
+    assert "training.epochs" in message
+
+
+def test_a_mistyped_key_in_the_plan_names_the_nearest_and_the_file(workspace):
+    edit(workspace.plan, lambda tree: tree["training"].update(epoch=tree["training"].pop("epochs")))
+    message = explained("train", "0", "-w", workspace.root)
+    assert "unknown key 'training.epoch'" in message
+    assert "did you mean 'epochs'?" in message
+    assert str(workspace.plan) in message
+
+
+def test_a_plan_of_a_newer_autoseg(workspace):
+    edit(workspace.plan, lambda tree: tree.update(schema_version=99))
+    message = explained("train", "0", "-w", workspace.root)
+    assert "newer autoseg" in message
+    assert str(workspace.plan) in message
+
+
+def test_a_plan_that_is_no_json(workspace):
+    workspace.plan.write_text("{")
+    assert "not valid JSON" in explained("preprocess", "-w", workspace.root)
+
+
+def test_a_fold_that_does_not_exist(workspace):
+    message = explained("train", "7", "-w", workspace.root)
+    assert "no such fold" in message
+    assert "0 to 4" in message
+
+
+def test_fewer_cases_than_folds(workspace, build_dataset):
+    write(workspace.dataset, build_dataset(num_cases=3))
+    assert "training.num_folds=3" in explained("train", "all", "-w", workspace.root)
+
+
+def test_a_device_that_does_not_exist(workspace):
+    assert "--device" in explained("train", "0", "-w", workspace.root, "--device", "toaster")
+    assert read(workspace.plan, Plan).training.epochs == 1000
+
+
+def test_a_dataset_that_does_not_exist(tmp_path):
+    message = explained("plan", tmp_path / "nowhere", "-w", tmp_path / "w")
+    assert str(tmp_path / "nowhere") in message
+    assert not (tmp_path / "w").exists()
+
+
+def test_predicting_without_a_trained_fold(workspace, tmp_path):
+    (tmp_path / "in").mkdir()
+    message = explained("predict", tmp_path / "in", tmp_path / "out", "-w", workspace.root)
+    assert "trained" in message
+    assert "autoseg train" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_under_debug_the_traceback_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["autoseg", "preprocess", "--debug"])
+    result = CliRunner().invoke(main, ["preprocess", "--debug", "-w", str(tmp_path)])
+    assert type(result.exception).__name__ == "ArtifactError"
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """Two folders of label maps of one case, that agree."""
+    from autoseg.artifacts.geometry import Geometry
+    from autoseg.images.io import write_label
+
+    array = np.zeros((4, 5, 6), np.uint8)
+    array[1:3, 1:4, 2:5] = 1
+    for folder in ("predicted", "reference"):
+        write_label(tmp_path / folder / "a.nii.gz", array, Geometry(shape=array.shape, spacing_mm=(2.0, 1.0, 1.0)))
+    return tmp_path / "predicted", tmp_path / "reference"
+
+
+def test_work_that_is_done_is_exit_code_0(labels):
+    code, out, _ = call("evaluate", *labels, "--jobs", "1")
+    assert code == 0
+    assert "1.0000" in out
+    assert str(labels[0] / "evaluation.json") in out
+    assert (labels[0] / "evaluation.json").is_file()
+
+
+def test_a_file_in_the_place_of_the_output_folder(labels, tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    message = explained("evaluate", *labels, "--jobs", "1", "--json", tmp_path / "out" / "evaluation.json")
+    assert "can't be written" in message
+    assert str(tmp_path / "out") in message
+    assert (tmp_path / "out").read_text() == "in the way"
+
+
+def test_a_file_in_the_place_of_the_workspace_is_wrong_usage(tmp_path):
+    (tmp_path / "w").write_text("in the way")
+    code, _, message = call("preprocess", "-w", tmp_path / "w")
+    assert code == 2
+    assert "is a file" in message

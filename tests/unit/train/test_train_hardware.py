@@ -1,0 +1,106 @@
+"""The device, and how a step is computed on it: by name or by measurement."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from autoseg.artifacts.model import StepStyle
+from autoseg.errors import SettingError
+from autoseg.train import hardware
+from autoseg.train.hardware import autocast, channels_last, choose_device, choose_step, describe_step, keep_freed_memory
+
+CPU = torch.device("cpu")
+BF16, FP32 = StepStyle(precision="bfloat16"), StepStyle(precision="float32")
+BF16_APART = StepStyle(precision="bfloat16", sample_by_sample=True)
+FP32_APART = StepStyle(precision="float32", sample_by_sample=True)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Callable: what is chosen when each style's steps take these times, the last of them from then on."""
+
+    def choose(times, *, batch_dice):
+        now = 0.0
+        monkeypatch.setattr(hardware, "time", SimpleNamespace(perf_counter=lambda: now))
+        left = {style: list(taken) for style, taken in times.items()}
+
+        def step(style):
+            nonlocal now
+            now += left[style].pop(0) if len(left[style]) > 1 else left[style][0]
+            return 0.0
+
+        return choose_step(CPU, step, batch_dice=batch_dice)
+
+    return choose
+
+
+def test_the_fastest_style_is_chosen_and_all_times_are_told(timed):
+    style, seconds = timed({BF16_APART: [0.4], BF16: [0.3], FP32_APART: [0.2], FP32: [0.25]}, batch_dice=False)
+    assert style == FP32_APART
+    assert seconds == {
+        "bfloat16, sample by sample": 0.4,
+        "bfloat16, whole batches": 0.3,
+        "float32, sample by sample": 0.2,
+        "float32, whole batches": 0.25,
+    }
+
+
+def test_samples_that_dice_ties_together_are_not_taken_apart(timed):
+    style, seconds = timed({BF16: [0.3], FP32: [0.4]}, batch_dice=True)
+    assert style == BF16
+    assert set(seconds) == {describe_step(BF16), describe_step(FP32)}
+
+
+def test_a_burst_of_another_program_does_not_decide(timed):
+    style, seconds = timed({BF16: [0.5, 0.5, 0.1], FP32: [0.2]}, batch_dice=True)
+    assert style == BF16
+    assert seconds[describe_step(BF16)] == 0.1
+
+
+@pytest.mark.xfail(reason="the first step, which warms up, already drops a candidate for good")
+def test_a_slow_first_step_does_not_decide(timed):
+    assert timed({BF16: [1.0, 0.1], FP32: [0.2]}, batch_dice=True)[0] == BF16
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_is_timed():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    style, seconds = choose_step(torch.device("cuda"), lambda _: 0.0, batch_dice=False)
+    assert style.precision in ("bfloat16", "float16")
+    assert seconds == {}
+
+
+def test_devices_by_name():
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("name", ["toaster", "cuda:99", "", "meta"])
+def test_a_device_that_is_not_here_is_explained(name):
+    with pytest.raises(SettingError, match="device") as caught:
+        choose_device(name)
+    assert caught.value.where == "--device"
+    assert "cuda:N" in str(caught.value)
+
+
+def test_autocast_is_off_in_single_precision():
+    x = torch.ones(2, 2)
+    with autocast(CPU, "float32"):
+        assert (x @ x).dtype == torch.float32
+    with autocast(CPU, "bfloat16"):
+        assert (x @ x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 4, 5, 6)])
+def test_channels_last_is_a_matter_of_memory_alone(shape):
+    x = torch.randn(shape)
+    y = channels_last(x)
+    assert torch.equal(x, y)
+    assert y.stride(1) == 1
+
+
+def test_keeping_freed_memory_does_no_harm():
+    keep_freed_memory()
+    assert float(torch.ones(1000, 1000).sum()) == 1e6

@@ -1,0 +1,48 @@
+"""Interrupts as a question between iterations."""
+
+import signal
+import threading
+
+import pytest
+
+from autoseg.train.signals import stop_requested
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_interrupt_is_a_flag(number):
+    with stop_requested() as stopped:
+        assert not stopped()
+        signal.raise_signal(number)
+        assert stopped()
+
+
+def test_the_second_interrupt_ends_at_once():
+    with stop_requested():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_afterwards_signals_do_what_they_did(interrupted):
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with stop_requested():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+        if interrupted:
+            signal.raise_signal(signal.SIGTERM)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_outside_the_main_thread_nobody_asks():
+    answers = []
+
+    def work():
+        with stop_requested() as stopped:
+            answers.append(stopped())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert answers == [False]
