@@ -40,6 +40,7 @@ def explained(*arguments):
     assert code == 1, message
     assert message.count("Error:") == 1
     assert "Traceback" not in message
+    assert "unexpected" not in message
     return message
 
 

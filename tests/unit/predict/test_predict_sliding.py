@@ -48,9 +48,9 @@ class Corner(nn.Module):
         return y
 
 
-def predict(network, image, classes, patch, axes=(), step=0.5, dtype=torch.float32):
+def predict(network, image, classes, patch, axes=(), step=0.5, precision="float32"):
     return sliding_logits(
-        network, image, classes, patch, device=torch.device("cpu"), dtype=dtype, mirror_axes=axes, step=step
+        network, image, classes, patch, device=torch.device("cpu"), precision=precision, mirror_axes=axes, step=step
     ).numpy()
 
 
@@ -128,4 +128,4 @@ def test_what_is_smaller_than_the_patch_is_padded_around(shape, patch, padded, i
 
 def test_sums_are_single_precision_whatever_the_layers_use():
     image = np.random.default_rng(0).standard_normal((1, 6, 9, 8), dtype=np.float32)
-    assert predict(nn.Identity(), image, 1, (4, 6, 5), (0, 1, 2), dtype=torch.bfloat16).dtype == np.float32
+    assert predict(nn.Identity(), image, 1, (4, 6, 5), (0, 1, 2), precision="bfloat16").dtype == np.float32

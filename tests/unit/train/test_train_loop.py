@@ -21,6 +21,7 @@ from autoseg.errors import SettingError
 from autoseg.layout import Workspace
 from autoseg.networks.unet import build_network
 from autoseg.preprocess.case import foreground_locations
+from autoseg.preprocess.store import LoadedCase
 from autoseg.train import stage
 from autoseg.train.journal import read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
@@ -48,7 +49,8 @@ def cases(phantom):
     made = []
     for seed, shape in enumerate([(12, 12, 12), (10, 14, 9), (16, 8, 12)]):
         image, label = phantom(shape, seed)
-        made.append(TrainingCase(f"case_{seed}", image, label, foreground_locations(label, f"case_{seed}")))
+        name = f"case_{seed}"
+        made.append(TrainingCase(name, LoadedCase(image, label, foreground_locations(label, name))))
     return made
 
 
@@ -347,12 +349,14 @@ def test_an_interrupt_and_the_same_command_give_the_same_weights(task, cases, tm
     write(stopped.manifest, begun)
     run_stage(task, cases, undisturbed)
 
-    interrupting = [replace(case, image_czyx=case.image_czyx.view(Interrupting)) for case in cases[:2]] + cases[2:]
+    interrupting = [
+        replace(case, arrays=replace(case.arrays, image=case.image_czyx.view(Interrupting))) for case in cases[:2]
+    ]
     Interrupting.signal = by
     # Two samples a batch: the signal comes during the batch after these.
     Interrupting.reads_left = 2 * batches + 1
     with pytest.raises(KeyboardInterrupt):
-        run_stage(task, interrupting, stopped)
+        run_stage(task, interrupting + cases[2:], stopped)
     assert not stopped.weights.exists()
     assert torch.load(stopped.checkpoint, weights_only=True)["iteration"] == batches + 1
     assert not read(stopped.manifest, TrainedModel).finished

@@ -1,4 +1,4 @@
-"""The device, and how a step is computed on it: by name or by measurement."""
+"""How a step is computed, by measurement."""
 
 from types import SimpleNamespace
 
@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from autoseg.artifacts.model import StepStyle
-from autoseg.errors import SettingError
-from autoseg.train import hardware
-from autoseg.train.hardware import autocast, channels_last, choose_device, choose_step, describe_step, keep_freed_memory
+from autoseg.train import step_style
+from autoseg.train.step_style import choose_step, describe_step
 
 CPU = torch.device("cpu")
 BF16, FP32 = StepStyle(precision="bfloat16"), StepStyle(precision="float32")
@@ -22,7 +21,7 @@ def timed(monkeypatch):
 
     def choose(times, *, batch_dice):
         now = 0.0
-        monkeypatch.setattr(hardware, "time", SimpleNamespace(perf_counter=lambda: now))
+        monkeypatch.setattr(step_style, "time", SimpleNamespace(perf_counter=lambda: now))
         left = {style: list(taken) for style, taken in times.items()}
 
         def step(style):
@@ -70,37 +69,3 @@ def test_on_a_gpu_nothing_is_timed():
     style, seconds = choose_step(torch.device("cuda"), lambda _: 0.0, batch_dice=False)
     assert style.precision in ("bfloat16", "float16")
     assert seconds == {}
-
-
-def test_devices_by_name():
-    assert choose_device("cpu") == CPU
-    assert choose_device("auto").type in ("cpu", "cuda", "mps")
-
-
-@pytest.mark.parametrize("name", ["toaster", "cuda:99", "", "meta"])
-def test_a_device_that_is_not_here_is_explained(name):
-    with pytest.raises(SettingError, match="device") as caught:
-        choose_device(name)
-    assert caught.value.where == "--device"
-    assert "cuda:N" in str(caught.value)
-
-
-def test_autocast_is_off_in_single_precision():
-    x = torch.ones(2, 2)
-    with autocast(CPU, "float32"):
-        assert (x @ x).dtype == torch.float32
-    with autocast(CPU, "bfloat16"):
-        assert (x @ x).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 4, 5, 6)])
-def test_channels_last_is_a_matter_of_memory_alone(shape):
-    x = torch.randn(shape)
-    y = channels_last(x)
-    assert torch.equal(x, y)
-    assert y.stride(1) == 1
-
-
-def test_keeping_freed_memory_does_no_harm():
-    keep_freed_memory()
-    assert float(torch.ones(1000, 1000).sum()) == 1e6
