@@ -62,6 +62,11 @@ def test_a_batch_holds_at_most_a_twentieth_of_the_dataset_but_two_samples(images
     assert search((1.0,) * 3, (32.0,) * 3, images * 32.0**3, 2, 8.0).batch_size == batch
 
 
+def test_where_axes_are_equally_long_the_last_one_shrinks():
+    patch = search((1.0, 1.0), (2000.0, 2000.0), 1e12, 2, 8.0).topology.patch
+    assert patch[0] > patch[1]
+
+
 def test_in_2d_only_a_batch_of_two_has_to_fit():
     choice = search((1.0, 1.0), (2000.0, 2000.0), 1e12, 2, 8.0)
     assert 85e6 < choice.memory_proxy <= 6 * 85e6
