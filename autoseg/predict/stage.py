@@ -207,5 +207,6 @@ def _remove_stale(out: Path, files: Sequence[str], ours: set[str]) -> None:
             hint="choose another output folder",
         )
     for file in files:
-        (out / file).unlink(missing_ok=True)
-        probabilities_file(out / file).unlink(missing_ok=True)
+        for stale in (out / file, probabilities_file(out / file)):
+            if stale.exists():
+                stale.unlink()

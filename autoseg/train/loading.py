@@ -97,11 +97,15 @@ class PatchLoader(DataLoader):  # type: ignore[misc]  # batchgenerators is not t
         super().set_thread_id(thread_id)
         threading.Thread(target=follow_parent, daemon=True).start()
 
-    def generate_train_batch(self) -> dict[str, Batch]:
+    def generate_train_batch(self) -> dict[str, Batch | AutosegError]:
         """The next batch of this worker."""
         number = self.first + self.thread_id + self.made * self.number_of_threads_in_multithreaded
         self.made += 1
-        return {"batch": make_batch(self._data, self.recipe, number)}
+        try:
+            return {"batch": make_batch(self._data, self.recipe, number)}
+        except AutosegError as error:
+            # Raised where it is taken out: in a worker it would end as a bare traceback.
+            return {"batch": error}
 
 
 class Batches:
@@ -117,13 +121,15 @@ class Batches:
     def __next__(self) -> Batch:
         """The next batch."""
         try:
-            batch: Batch = next(self._source)["batch"]
+            batch: Batch | AutosegError = next(self._source)["batch"]
         except RuntimeError as error:
             raise AutosegError(
                 "a worker that reads patches died",
                 found=str(error),
                 hint="--jobs 1 reads with a single one; then see memory",
             ) from error
+        if isinstance(batch, AutosegError):
+            raise batch
         return batch
 
     def close(self) -> None:

@@ -7,8 +7,8 @@ import torch
 
 from autoseg.artifacts.model import Precision, StepStyle
 
-# Rounds of timing after a first, and how many times slower than the best a candidate may be to stay in.
-MEASURED_ROUNDS = 3
+# Rounds of timing after a warm-up and a first, and how many times slower than the best a candidate may be to stay in.
+MEASURED_ROUNDS = 2
 HOPELESS = 3.0
 
 
@@ -44,6 +44,8 @@ def choose_step(
     precisions: tuple[Precision, ...] = ("bfloat16", "float32")
     ways = (False,) if batch_dice else (True, False)
     styles = [StepStyle(precision=p, sample_by_sample=apart) for p in precisions for apart in ways]
+    for style in styles:
+        step(style)
     seconds = {style: _timed(step, style) for style in styles}
     # Each in turn, the best of its times: another program's burst must not decide for the whole training.
     for _ in range(MEASURED_ROUNDS):

@@ -57,7 +57,7 @@ def phantoms(tmp_path_factory) -> Path:
 def trained(tmp_path_factory, phantoms, autoseg) -> Path:
     """A workspace with folds 0 and 1 trained for a few steps."""
     workspace = tmp_path_factory.mktemp("trained") / "workspace"
-    autoseg("plan", phantoms, "-w", workspace, "--gpu-memory", 0.3, "--jobs", 1)
+    autoseg("plan", phantoms, "-w", workspace, "--gpu-memory", 0.1, "--jobs", 1)
     autoseg("train", 0, 1, "-w", workspace, "--jobs", 1, "--device", "cpu", *(f"--set={s}" for s in SHORT))
     return workspace
 

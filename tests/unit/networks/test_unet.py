@@ -49,10 +49,7 @@ def test_instance_norm_equals_torchs(batch, edges, layout):
     assert_same(norm.bias.grad, bias.grad)
 
 
-ONE_VALUE = pytest.mark.xfail(raises=ValueError, reason="torch's group norm refuses a single value a channel")
-
-
-@pytest.mark.parametrize("batch", [pytest.param(1, marks=ONE_VALUE), 2])
+@pytest.mark.parametrize("batch", [1, 2])
 def test_instance_norm_of_a_single_voxel_is_its_shift(batch):
     norm = InstanceNorm(3)
     with torch.no_grad():
