@@ -388,7 +388,7 @@ def compare(
 @main.command()
 @click.argument("folder", type=FOLDER, default=Path("demo"))
 @click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="Training time."
+    "--minutes", type=click.FloatRange(min=0, min_open=True), default=1.5, show_default=True, help="Training time."
 )
 @_device
 @_jobs

@@ -19,7 +19,7 @@ CHANNEL_NAME = "MRI"
 SPACING_MM = (4.0, 1.5, 1.5)
 
 # Signal of each tissue in arbitrary units. Organs share theirs with the wall, the lesion its own with rim and spine.
-DARK, SOFT, TISSUE, BRIGHT = 110.0, 240.0, 450.0, 630.0
+DARK, SOFT, PALE, TISSUE, BRIGHT = 110.0, 240.0, 345.0, 450.0, 630.0
 NOISE = 13.0
 
 Floats = NDArray[np.float64]
@@ -182,10 +182,9 @@ def _draw_anatomy(rng: np.random.Generator, points: Points, shape: tuple[int, in
     label = np.zeros(shape, np.uint8)
     label[organ_a < 1] = ORGAN_A
     label[organ_b < 1] = ORGAN_B
-    signal[label > 0] = TISSUE
+    signal[label == ORGAN_A] = TISSUE
+    signal[label == ORGAN_B] = PALE
     _draw_vessels(rng, points, centre_a, radii_a, signal, label == ORGAN_A)
-    # The core of organ_b looks like the lesion, but belongs to its organ.
-    signal[_ellipsoid(points, centre_b, radii_b * (0.7, 0.45, 0.4)) < 1] = BRIGHT
 
     radii = np.array([rng.uniform(9.0, 12.0), *rng.uniform(6.3, 8.5, 2)])
     reach = np.maximum(radii_a * 0.9 - radii, 0)
