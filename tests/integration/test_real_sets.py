@@ -38,7 +38,7 @@ def test_whole_way(name, real_data, subset, autoseg, tmp_path):
     raw, workspace, out = tmp_path / "raw", tmp_path / "workspace", tmp_path / "out"
     subset(real_data / name, raw, 4)
     names = [] if (raw / "dataset.json").exists() else ["--label-names", ",".join(LABELS[name])]
-    autoseg("plan", raw, "-w", workspace, "--gpu-memory", 0.1, *about["options"], *names)
+    autoseg("plan", raw, "-w", workspace, "--gpu-memory", 0.5, *about["options"], *names)
     plan = json.loads((workspace / "plan.json").read_text())
     main = plan["configurations"].get("3d_fullres") or plan["configurations"]["2d"]
     assert main["normalization_schemes"] == about["scheme"]
