@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -66,6 +67,7 @@ def test_a_finished_fold_is_not_trained_again(trained, autoseg):
     assert "--restart" in other.stderr
 
 
+@pytest.mark.long
 def test_killed_training_goes_on_from_its_checkpoint(trained, autoseg, tmp_path):
     workspace = tmp_path / "workspace"
     workspace.mkdir()
@@ -101,6 +103,7 @@ def test_killed_training_goes_on_from_its_checkpoint(trained, autoseg, tmp_path)
     assert all(torch.isfinite(tensor).all() for tensor in load_file(folder / "weights.safetensors").values())
 
 
+@pytest.mark.long
 def test_time_budget_ends_at_rate_zero(trained, autoseg, tmp_path):
     workspace = tmp_path / "workspace"
     workspace.mkdir()

@@ -78,7 +78,7 @@ def test_a_killed_worker_is_reported_within_seconds():
     start = time.monotonic()
     with pytest.raises(AutosegError) as caught:
         run(2, signal.raise_signal, [0, signal.SIGKILL])
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30
     assert caught.value.what == "a worker process died"
     assert str(int(signal.SIGKILL)) in caught.value.where
     assert caught.value.found == "signal SIGKILL"
@@ -105,12 +105,20 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     )
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     with parent:
-        worker = Path(f"/proc/{int(parent.stdout.readline())}")
+        worker = int(parent.stdout.readline())
         parent.kill()
-    deadline = time.monotonic() + 10
-    while worker.exists() and "Z" not in (worker / "stat").read_text().split()[2] and time.monotonic() < deadline:
+    deadline = time.monotonic() + 30
+    while is_running(worker):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert time.monotonic() < deadline
+
+
+def is_running(pid):
+    """Whether a process is there and not just waiting to be reaped; it may end while it is being asked about."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_one_blas_thread():

@@ -217,8 +217,8 @@ def test_a_training_by_the_clock_keeps_to_its_time(configuration, cases):
     run = Run(configuration, cases, recipe)
     start = time.monotonic()
     run.go()
-    assert time.monotonic() - start < 10
-    assert 0.5 < run.state.seconds < 5
+    assert time.monotonic() - start < 30
+    assert 0.5 < run.state.seconds < 10
     assert run.reports[-1].learning_rate == 0.0
     assert run.reports[-1].iterations == run.state.iteration == len(run.steps)
 
