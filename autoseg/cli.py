@@ -1,22 +1,33 @@
 """The command line: one subcommand a stage, parsing only. Stages are imported when they run."""
 
-import sys
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from autoseg import __version__, log
-from autoseg.errors import AutosegError
+from autoseg.errors import OUT_OF_MEMORY, AutosegError, is_out_of_memory
+from autoseg.layout import Workspace
 
-if TYPE_CHECKING:
-    from autoseg.layout import Workspace
+
+class _Finite(click.FloatRange):
+    """A float that is neither infinite nor NaN, for which no bound would be out of bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """From text."""
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
 EXISTING = click.Path(exists=True, path_type=Path)
+DEBUG = "autoseg.debug"
 
 
 class _Program(click.Group):
@@ -29,10 +40,12 @@ class _Program(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            click.echo("interrupted; the same command (without --restart) goes on where this one stopped", err=True)
+            goes_on = ctx.invoked_subcommand in ("preprocess", "train", "predict")
+            again = "(without --restart) goes on from here" if goes_on else "begins anew"
+            click.echo(f"interrupted; the same command {again}", err=True)
             ctx.exit(130)
         except Exception as error:
-            if "--debug" in sys.argv:
+            if ctx.meta.get(DEBUG):
                 raise
             click.echo(f"Error: {_in_words(error)}", err=True)
             ctx.exit(1)
@@ -42,11 +55,23 @@ def _in_words(error: Exception) -> str:
     """Our errors explain themselves; of another one nobody expected, say what is known and how to learn more."""
     if isinstance(error, AutosegError):
         return str(error)
+    if is_out_of_memory(error):
+        return f"out of memory\n  found:   {error}\n  next:    {OUT_OF_MEMORY}"
     return f"unexpected {type(error).__name__}: {error}\n  next:    the same command with --debug shows where"
 
 
 def _common(command: F) -> F:
-    return click.option("--debug", is_flag=True, help="Show tracebacks, and messages with time and place.")(command)
+    def begin(context: click.Context, _parameter: click.Parameter, debug: bool) -> None:
+        log.set_up(debug=debug)
+        context.meta[DEBUG] = debug
+
+    return click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        callback=begin,
+        help="Show tracebacks, and messages with time and place.",
+    )(command)
 
 
 def _workspace(command: F) -> F:
@@ -79,14 +104,8 @@ def _settings(command: F) -> F:
     )(command)
 
 
-def _open(workspace: Path) -> "Workspace":
-    from autoseg.layout import Workspace
-
-    return Workspace(workspace)
-
-
 def _count(jobs: int | None) -> int:
-    from autoseg.executor import available_cpus
+    from autoseg.machine import available_cpus
 
     return jobs or available_cpus()
 
@@ -128,7 +147,7 @@ def main() -> None:
 @click.option(
     "--gpu-memory",
     "gpu_memory_gb",
-    type=click.FloatRange(min=0.1),
+    type=_Finite(min=0.1),
     default=8.0,
     show_default=True,
     metavar="GB",
@@ -146,27 +165,25 @@ def plan(
     gpu_memory_gb: float,
     workspace: Path,
     jobs: int | None,
-    debug: bool,
 ) -> None:
     """Measure the dataset RAW and plan every configuration.
 
     Reads RAW (nnU-Net or Medical Decathlon layout, or --images and --labels). Writes dataset.json,
     fingerprint.json and plan.json into the workspace.
     """
-    log.set_up(debug=debug)
-    from autoseg import pipeline
+    from autoseg import console, pipeline
     from autoseg.datasets.layouts import find_dataset
 
-    if raw is None and (images is None or labels is None):
+    if (images is None) != (labels is None) or (raw is None and images is None):
         message = "give the dataset's folder RAW, or both --images and --labels"
         raise click.UsageError(message)
     dataset = find_dataset(
         raw, images=images, labels=labels, channels=_names(channels), label_names=_names(label_names)
     )
-    space = _open(workspace)
+    space = Workspace(workspace)
     folders = [folder for folder in (raw, images, labels) if folder is not None]
     made = pipeline.plan(dataset, space, raw=folders, jobs=_count(jobs), gpu_memory_gb=gpu_memory_gb)
-    for line in pipeline.describe(made):
+    for line in console.plan_lines(made):
         click.echo(line)
     click.echo(f"{len(dataset.cases)} cases -> {space.plan}")
 
@@ -177,18 +194,15 @@ def plan(
 @_workspace
 @_jobs
 @_common
-def preprocess(
-    configuration: str | None, settings: tuple[str, ...], workspace: Path, jobs: int | None, debug: bool
-) -> None:
+def preprocess(configuration: str | None, settings: tuple[str, ...], workspace: Path, jobs: int | None) -> None:
     """Crop, normalize and resample every case.
 
     Reads the workspace's plan.json and the raw files. Writes preprocessed/CONFIGURATION/; only what is missing
     or stale. `train` does this by itself where needed.
     """
-    log.set_up(debug=debug)
     from autoseg import pipeline
 
-    space = _open(workspace)
+    space = Workspace(workspace)
     dataset, made = pipeline.open_workspace(space, settings)
     name = pipeline.choose_configuration(made, configuration)
     records = pipeline.preprocess(space, dataset, made, name, jobs=_count(jobs))
@@ -197,7 +211,7 @@ def preprocess(
 
 @main.command()
 @click.argument("folds", nargs=-1, required=True, metavar="FOLD...")
-@click.option("--max-hours", type=click.FloatRange(min=0, min_open=True), help="Fit the training to this time.")
+@click.option("--max-hours", type=_Finite(min=0, min_open=True), help="Fit the training to this time.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, batches and augmentation.")
 @click.option("--restart", is_flag=True, help="Throw an earlier training of these folds away.")
 @_configuration
@@ -216,22 +230,20 @@ def train(
     workspace: Path,
     device: str,
     jobs: int | None,
-    debug: bool,
 ) -> None:
     """Train folds (0 1 2 3 4 or all), predict and score their validation cases.
 
     Reads plan.json and preprocessed/ (made where missing). Writes models/CONFIGURATION/fold_FOLD/. The same
     command goes on where an earlier one stopped.
     """
-    log.set_up(debug=debug)
-    from autoseg import pipeline
+    from autoseg import console, pipeline
 
     extra = []
     if max_hours is not None:
         extra.append(f"training.max_hours={max_hours}")
     if seed is not None:
         extra.append(f"training.seed={seed}")
-    space = _open(workspace)
+    space = Workspace(workspace)
     results = pipeline.train(
         space,
         _folds(folds),
@@ -242,7 +254,7 @@ def train(
         restart=restart,
     )
     for fold, evaluation in results.items():
-        click.echo(f"fold {fold}: {pipeline.summary_line(evaluation)}")
+        click.echo(f"fold {fold}: {console.summary_line(evaluation)}")
     click.echo(f"-> {space.root / 'models'}")
 
 
@@ -253,7 +265,7 @@ def train(
 @click.option("--no-mirroring", is_flag=True, help="One pass, not one for each mirroring: faster, a little worse.")
 @click.option(
     "--step",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=_Finite(min=0, max=1, min_open=True),
     default=None,
     show_default="the plan's, 0.5",
     help="Distance of neighbouring windows, in patch edges.",
@@ -273,20 +285,22 @@ def predict(
     configuration: str | None,
     workspace: Path,
     device: str,
-    debug: bool,
 ) -> None:
     """Segment new volumes: INPUT files or folders, into the folder OUTPUT.
 
-    Reads the workspace's plan.json and trained folds. Writes one label map a case, on the case's own grid and in
+    Reads the workspace's trained folds. Writes one label map a case, on the case's own grid and in
     its kind of file, and prediction.json.
     """
-    log.set_up(debug=debug)
     from autoseg import pipeline
+    from autoseg.images.endings import file_ending
     from autoseg.predict.stage import Options
 
+    if file_ending(output.name) and not output.is_dir():
+        message = f"{output} looks like a file: OUTPUT is a folder, which is made where it is missing"
+        raise click.UsageError(message)
     chosen = _folds(tuple(folds.split(","))) if folds else None
     files = pipeline.predict(
-        _open(workspace),
+        Workspace(workspace),
         inputs,
         output,
         configuration_name=configuration,
@@ -305,7 +319,7 @@ def predict(
 @click.option(
     "--tolerance",
     "tolerance_mm",
-    type=click.FloatRange(min=0),
+    type=_Finite(min=0),
     default=1.0,
     show_default=True,
     metavar="MM",
@@ -320,14 +334,12 @@ def evaluate(
     dataset: Path | None,
     tolerance_mm: float,
     jobs: int | None,
-    debug: bool,
 ) -> None:
     """Score PREDICTED label maps against REFERENCE ones: two folders or two files.
 
     Writes evaluation.json and prints the mean scores.
     """
-    log.set_up(debug=debug)
-    from autoseg import pipeline
+    from autoseg import console, pipeline
     from autoseg.evaluate.labels import read_labels
     from autoseg.evaluate.pairing import pair_files
 
@@ -337,7 +349,7 @@ def evaluate(
     evaluation = pipeline.evaluate(
         pairs.predicted, pairs.reference, names, target, tolerance_mm=tolerance_mm, jobs=_count(jobs)
     )
-    for line in pipeline.score_table(evaluation):
+    for line in console.score_lines(evaluation):
         click.echo(line)
     click.echo(f"{len(evaluation.cases)} cases -> {target}")
 
@@ -363,14 +375,12 @@ def compare(
     arch_b: str | None,
     out: Path | None,
     seed: int,
-    debug: bool,
 ) -> None:
     """Compare two results, paired by case: the difference is B minus A.
 
     A and B are each an evaluation.json, a folder with some (a workspace's models/CONFIGURATION), an nnU-Net
     summary.json, or a CSV with the columns task, arch, case, label and the metric.
     """
-    log.set_up(debug=debug)
     from autoseg.artifacts.base import write
     from autoseg.evaluate.baselines import read_scores
     from autoseg.evaluate.compare import compare as compare_tables
@@ -387,19 +397,16 @@ def compare(
 
 @main.command()
 @click.argument("folder", type=FOLDER, default=Path("demo"))
-@click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True), default=1.5, show_default=True, help="Training time."
-)
+@click.option("--minutes", type=_Finite(min=0, min_open=True), default=1.5, show_default=True, help="Training time.")
 @_device
 @_jobs
 @_common
-def demo(folder: Path, minutes: float, device: str, jobs: int | None, debug: bool) -> None:
+def demo(folder: Path, minutes: float, device: str, jobs: int | None) -> None:
     """Walk the whole way on a generated dataset, in minutes, without a GPU.
 
     Writes FOLDER (default: demo): raw scans with known truth, a workspace, predictions of unseen scans and
     result.png.
     """
-    log.set_up(debug=debug)
     from autoseg.demo.walk import walk
 
     for line in walk(folder, minutes=minutes, device_name=device, jobs=_count(jobs)):

@@ -67,6 +67,14 @@ class SettingError(AutosegError):
     """An option or a plan key is unknown or out of bounds."""
 
 
+OUT_OF_MEMORY = "a smaller configurations.NAME.batch_size (--set), fewer --jobs, or --device cpu need less memory"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or torch on some device, ran out of memory; asked by name, so that torch need not be loaded."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None when none is close."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -1,11 +1,8 @@
-"""How many cases run at once, where, and what happens when one of them fails: cases -> results in order."""
+"""How cases run, here or in workers, and what happens when one of them fails: cases -> results in order."""
 
-import contextlib
-import ctypes
 import logging
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import threading
@@ -14,13 +11,13 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_process
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
-from autoseg.errors import AutosegError
+from autoseg.errors import OUT_OF_MEMORY, AutosegError, is_out_of_memory
+from autoseg.machine import use_one_blas_thread
 
 log = logging.getLogger(__name__)
 
@@ -29,69 +26,6 @@ R = TypeVar("R")
 
 # What nearly every case needs. The fork server loads it once, and each worker starts with it in place.
 PRELOAD = ("numpy", "scipy.ndimage", "SimpleITK", "blosc2", "autoseg.images.io")
-NO_LIMIT = 2**60  # cgroup v1 writes a huge number for "none"
-CGROUPS = Path("/sys/fs/cgroup")
-
-
-def available_cpus() -> int:
-    """CPUs this process may use: its affinity, or the cgroup's quota where that is less; at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for folder in _cgroup_folders("cpu"):
-        words = _words(folder / "cpu.max") or [
-            *_words(folder / "cpu.cfs_quota_us"),
-            *_words(folder / "cpu.cfs_period_us"),
-        ]
-        if len(words) == 2 and words[0].isdigit():  # "max" and -1 stand for no quota
-            allowed = min(allowed, -(-int(words[0]) // int(words[1])))
-    return max(1, allowed)
-
-
-def available_memory_bytes() -> int:
-    """Memory that can be taken without swapping: what the system has, or the cgroup where that is less."""
-    free = _system_memory_bytes()
-    for folder in _cgroup_folders("memory"):
-        limit = _words(folder / "memory.max") or _words(folder / "memory.limit_in_bytes")
-        used = _words(folder / "memory.current") or _words(folder / "memory.usage_in_bytes")
-        if limit and used and limit[0].isdigit() and int(limit[0]) < NO_LIMIT:
-            # File pages that nobody has touched lately are counted as used but given back on demand.
-            statistics = dict(zip((words := _words(folder / "memory.stat"))[::2], words[1::2], strict=False))
-            cached = int(statistics.get("total_inactive_file", statistics.get("inactive_file", "0")))
-            free = min(free, int(limit[0]) - int(used[0]) + cached)
-    return max(0, free)
-
-
-def _system_memory_bytes() -> int:
-    words = _words(Path("/proc/meminfo"))
-    if "MemAvailable:" in words:
-        return int(words[words.index("MemAvailable:") + 1]) * 1024
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return NO_LIMIT
-
-
-def _cgroup_folders(controller: str) -> Iterator[Path]:
-    """The folders whose limits hold for this process: its own cgroup's and those above it, v1 and v2."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers and controller not in controllers.split(","):
-                continue
-            root = CGROUPS / controller if controllers else CGROUPS
-            # In a container the path may be the host's, which is not mounted: then only the root is found.
-            own = root / path.lstrip("/")
-            yield from (folder for folder in (own, *own.parents) if folder == root or root in folder.parents)
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []
-
-
-def jobs_that_fit(jobs: int, bytes_per_case: int) -> int:
-    """How many of `jobs` can run at once in four fifths of the memory at hand; at least 1."""
-    return max(1, min(jobs, int(0.8 * available_memory_bytes()) // max(1, bytes_per_case)))
 
 
 class SerialExecutor(Executor):
@@ -133,8 +67,11 @@ class CasePool(ProcessPoolExecutor):
 
     def deaths(self) -> list[str]:
         """How workers ended that did not end by themselves, as far as the system still tells."""
-        # The pool ends the survivors with SIGTERM; those are not the cause.
-        codes = [process.exitcode for process in list((getattr(self, "_processes", None) or {}).values())]
+        processes = list((getattr(self, "_processes", None) or {}).values())
+        # The pool's own thread collects the exit codes; asked at the same time, one of two readers would get none.
+        self.shutdown(wait=True)
+        # It ends the survivors with SIGTERM; those are not the cause.
+        codes = [process.exitcode for process in processes]
         return [_ending(code) for code in codes if code not in (None, 0, -signal.SIGTERM)]
 
 
@@ -205,29 +142,6 @@ def follow_parent() -> None:
         os._exit(1)
 
 
-def use_one_blas_thread() -> None:
-    """Keep numpy's and scipy's OpenBLAS to one thread, from now on, in this process.
-
-    Notes
-    -----
-    Cases already fill the CPUs, and OpenBLAS's threads wait for each other by spinning: two of them took 0.5 s for
-    the export of a 271x100x250 grid of 6 classes on two idle CPUs, like a single one, but 12 s when another
-    process was busy.
-    """
-    with contextlib.suppress(OSError):
-        libraries = set(re.findall(r"/\S*openblas\S*", Path("/proc/self/maps").read_text()))
-        for library in libraries:
-            for name in (
-                "scipy_openblas_set_num_threads64_",
-                "scipy_openblas_set_num_threads",
-                "openblas_set_num_threads",
-            ):
-                function = getattr(ctypes.CDLL(library), name, None)
-                if function is not None:
-                    function(ctypes.c_int(1))
-                    break
-
-
 def run_cases(
     executor: Executor,
     function: Callable[[T], R],
@@ -235,6 +149,7 @@ def run_cases(
     *,
     name_of: Callable[[T], str],
     progress: str,
+    keeps: bool = False,
 ) -> list[R]:
     """Call a function for each case; the first failure ends it all.
 
@@ -250,6 +165,8 @@ def run_cases(
         The case's name, for errors.
     progress : str
         What the bar on a terminal, or else the log, calls this work.
+    keeps : bool, optional
+        Whether the function leaves each case's work on disk, for the error when a worker dies.
 
     Returns
     -------
@@ -273,17 +190,22 @@ def run_cases(
     report = _Progress(progress, total)
     try:
         while waiting or running:
+            kept = (
+                f"{len(results)} of {total} cases are done and kept; the same command goes on from there"
+                if keeps
+                else None
+            )
             while waiting and len(running) < window:
                 index, item = waiting.pop()
                 try:
                     running[executor.submit(function, item)] = index
                 except BrokenProcessPool as error:
-                    raise _worker_died(executor, [names[i] for i in running.values()], len(results), total) from error
+                    raise _worker_died(executor, [names[i] for i in running.values()], kept) from error
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 problem = future.exception()
                 if isinstance(problem, BrokenProcessPool):
-                    raise _worker_died(executor, [names[i] for i in running.values()], len(results), total) from problem
+                    raise _worker_died(executor, [names[i] for i in running.values()], kept) from problem
                 if problem is not None:
                     raise _failure(problem, names[running[future]])
                 results[running.pop(future)] = future.result()
@@ -299,7 +221,7 @@ def _failure(error: BaseException, name: str) -> BaseException:
     """What is raised for a case that failed."""
     if isinstance(error, AutosegError) or not isinstance(error, Exception):
         return error
-    hint = "use fewer --jobs" if isinstance(error, MemoryError) else "run again with --debug for the traceback"
+    hint = OUT_OF_MEMORY if is_out_of_memory(error) else "run again with --debug for the traceback"
     failure = AutosegError(
         "a case failed", where=f"case {name}", found=f"{type(error).__name__}: {error}".rstrip(": "), hint=hint
     )
@@ -307,14 +229,13 @@ def _failure(error: BaseException, name: str) -> BaseException:
     return failure
 
 
-def _worker_died(executor: Executor, in_hand: Sequence[str], done: int, total: int) -> AutosegError:
+def _worker_died(executor: Executor, in_hand: Sequence[str], kept: str | None) -> AutosegError:
     deaths = executor.deaths() if isinstance(executor, CasePool) else []
     return AutosegError(
         "a worker process died",
         where=f"{'case' if len(in_hand) == 1 else 'one of the cases'} {', '.join(in_hand)}",
         found=", ".join(sorted(set(deaths))) or "no word from it",
-        hint=f"{done} of {total} cases are done and kept; the same command goes on from there. "
-        "If the system ran out of memory, use fewer --jobs",
+        hint="; ".join(filter(None, (kept, "if the system ran out of memory, use fewer --jobs"))),
     )
 
 

@@ -36,6 +36,11 @@ class FoldFolder:
         return self.root / "progress.png"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that trains this fold; beside the folder, which a restart removes."""
+        return self.root.with_name(f".{self.root.name}.lock")
+
+    @property
     def validation(self) -> Path:
         """Folder of the predicted validation cases."""
         return self.root / "validation"

@@ -9,11 +9,11 @@ are used, so that planning never waits for torch.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoseg.artifacts.base import read, write
+from autoseg.artifacts.base import NewerSchemaError, check_writable, read, write
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.model import TrainedModel
@@ -47,21 +47,46 @@ def plan(dataset: Dataset, workspace: Workspace, *, raw: Sequence[Path], jobs: i
     Raises
     ------
     SettingError
-        The workspace is a folder of the dataset.
+        The workspace is a folder of the dataset, or of another one.
+    ArtifactError
+        It can't be written.
     """
     from autoseg.fingerprint import stage as fingerprint_stage
     from autoseg.plan import stage as plan_stage
 
-    if workspace.root.resolve() in [folder.resolve() for folder in raw]:
+    if workspace.root.resolve() in {folder.resolve() for folder in (*raw, Path(dataset.root))}:
         raise SettingError(
             "the workspace may not be the dataset's folder: both hold a dataset.json",
             where=str(workspace.root),
             hint="choose another folder with -w",
         )
+    _check_ours(workspace.dataset)
+    check_writable(workspace.root)
     fingerprint = fingerprint_stage.run(dataset, workspace.fingerprint, jobs=jobs)
     made = plan_stage.run(dataset, fingerprint, workspace.plan, gpu_memory_gb=gpu_memory_gb)
     write(workspace.dataset, dataset)
     return made
+
+
+def _check_ours(file: Path) -> None:
+    """Refuse to write over a dataset.json that describes somebody's raw data.
+
+    Raises
+    ------
+    SettingError
+        It does.
+    """
+    try:
+        if file.exists():
+            read(file, Dataset)
+    except NewerSchemaError:
+        raise
+    except ArtifactError as error:
+        raise SettingError(
+            "the workspace holds a dataset.json that autoseg did not write",
+            where=str(file),
+            hint="choose another folder with -w",
+        ) from error
 
 
 def open_workspace(workspace: Workspace, settings: Sequence[str] = ()) -> tuple[Dataset, Plan]:
@@ -151,32 +176,37 @@ def train(
                 hint="autoseg train 0",
             )
     device = choose_device(device_name)
-    records = preprocess(workspace, dataset, plan, name, jobs=jobs)
-    arrays = _training_cases(workspace, name, records, plan)
-    evaluations = {}
-    for fold in chosen:
-        cases = splits.folds[fold]
-        names = (*cases.training, *cases.validation)
-        task = stage.FoldTask(
+    tasks = [
+        stage.FoldTask(
             plan=plan,
             settings=tuple(settings),
             configuration_name=name,
             fold=fold,
-            cases=cases,
+            cases=splits.folds[fold],
             naming=dataset.naming,
-            preprocessed=tuple(records[case] for case in names),
         )
-        folder = workspace.fold(name, fold)
+        for fold in chosen
+    ]
+    if not restart:
+        # Before hours of work: the last fold may hold a training with other settings.
+        for task in tasks:
+            stage.find_earlier(task, workspace.fold(name, task.fold))
+    records = preprocess(workspace, dataset, plan, name, jobs=jobs)
+    # Read when first asked for: a fold that is finished and scored needs none.
+    arrays = cache(partial(_training_cases, workspace, name, records, plan))
+    evaluations = {}
+    for task in tasks:
+        folder = workspace.fold(name, task.fold)
         model = stage.run(
             task,
-            [arrays[case] for case in cases.training],
-            [arrays[case] for case in cases.validation],
+            records,
+            lambda names: [arrays()[name] for name in names],
             folder,
             device=device,
             jobs=jobs,
             restart=restart,
         )
-        evaluations[fold] = _validate(dataset, records, arrays, model, folder, device, jobs)
+        evaluations[task.fold] = _validate(dataset, records, arrays, model, folder, device, jobs)
     return evaluations
 
 
@@ -186,7 +216,7 @@ def _training_cases(
     """The cases' arrays: in memory where all fit the plan's share of it, else read patch by patch."""
     from math import prod
 
-    from autoseg.executor import available_memory_bytes
+    from autoseg.machine import available_memory_bytes
     from autoseg.preprocess.store import load_case, open_case
     from autoseg.train.sampling import TrainingCase
 
@@ -202,7 +232,7 @@ def _training_cases(
 def _validate(
     dataset: Dataset,
     records: Mapping[str, PreprocessedCase],
-    arrays: Mapping[str, "TrainingCase"],
+    arrays: Callable[[], Mapping[str, "TrainingCase"]],
     model: TrainedModel,
     folder: FoldFolder,
     device: "torch.device",
@@ -214,7 +244,7 @@ def _validate(
     from autoseg.predict import stage
 
     def volume(name: str) -> stage.Volume:
-        return stage.Volume(np.asarray(arrays[name].image_czyx[..., :], dtype=np.float32), records[name].placement)
+        return stage.Volume(np.asarray(arrays()[name].image_czyx[..., :], dtype=np.float32), records[name].placement)
 
     by_name = {case.name: case for case in dataset.cases}
     names = model.cases.validation
@@ -292,7 +322,8 @@ def _fold_folders(workspace: Workspace, configuration: str | None, folds: Sequen
     """The folds asked for, or every trained one; a model folder needs no plan beside it."""
     names = (configuration,) if configuration else PREFERRED
     for name in names:
-        folders = [FoldFolder(path) for path in sorted(workspace.models(name).glob("fold_*"))]
+        paths = sorted(workspace.models(name).glob("fold_*"))
+        folders = [FoldFolder(path) for path in paths if path.name.removeprefix("fold_").isdecimal()]
         trained = [folder for folder in folders if folder.weights.exists()]
         if trained:
             return trained if folds is None else [workspace.fold(name, fold) for fold in folds]
@@ -341,53 +372,10 @@ def evaluate(
     """6: label maps and their references -> evaluation.json."""
     from autoseg.evaluate import stage
     from autoseg.executor import case_executor
+    from autoseg.machine import jobs_that_fit
 
     # Starting workers takes longer than scoring a few small cases.
     few = sum(file.stat().st_size for file in reference.values() if file.exists()) < SMALL_BYTES
-    with case_executor(1 if few else jobs) as executor:
+    at_once = 1 if few else jobs_that_fit(min(jobs, len(reference)), stage.case_bytes(reference))
+    with case_executor(at_once) as executor:
         return stage.run(predicted, reference, labels, out, tolerance_mm=tolerance_mm, executor=executor)
-
-
-def describe(plan: Plan) -> list[str]:
-    """The plan's main choices, a line for each configuration."""
-    from autoseg.plan.mirroring import names_sides
-
-    lines = []
-    for name, configuration in plan.configurations.items():
-        spacing = " x ".join(f"{value:.4g}" for value in configuration.spacing)
-        patch = "x".join(str(edge) for edge in configuration.patch_size)
-        schemes = ", ".join(
-            f"{channel}: {scheme}"
-            for channel, scheme in zip(plan.channel_names, configuration.normalization_schemes, strict=True)
-        )
-        lines.append(
-            f"{name}: spacing {spacing} mm, patch {patch}, batch {configuration.batch_size}, "
-            f"{configuration.n_stages} stages, {schemes}"
-        )
-    if names_sides(plan.labels):
-        lines.append(
-            "labels tell left from right: the left-right axis is not mirrored, in training or prediction "
-            "(nnU-Net mirrors it)"
-        )
-    return lines
-
-
-def score_table(evaluation: Evaluation) -> list[str]:
-    """Mean scores as lines of a table, one a label."""
-    metrics = ("dice", "nsd", "hd95_mm", "assd_mm", "volume_difference_ml")
-    rows: list[tuple[str, ...]] = [("label", *metrics)]
-    for name, scores in (*evaluation.summary.labels.items(), ("mean", evaluation.summary.mean)):
-        values = (getattr(scores, metric) for metric in metrics)
-        rows.append((name, *("-" if value is None else f"{value:.4f}" for value in values)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def summary_line(evaluation: Evaluation) -> str:
-    """Mean Dice and the Dice of each label in one line."""
-    labels = ", ".join(f"{name} {_dice(scores.dice)}" for name, scores in evaluation.summary.labels.items())
-    return f"mean Dice {_dice(evaluation.summary.mean.dice)} over {len(evaluation.cases)} cases ({labels})"
-
-
-def _dice(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

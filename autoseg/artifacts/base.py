@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -45,28 +45,54 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises
     ------
     ArtifactError
-        The folder can't be written.
+        The folder can't be written, or the disk is full.
     """
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The real ending comes last because image libraries choose the format by it (".nii.gz" is two suffixes).
         ending = "".join(path.suffixes[-2:])
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".part{ending}", dir=path.parent)
-    except OSError as error:
-        raise ArtifactError(
-            "a file can't be written", where=str(path), found=str(error), hint="check the folder and its permissions"
-        ) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        # mkstemp makes private files; a shared workspace needs the usual permissions.
-        temporary.chmod(0o666 & ~_umask())
+        # mkstemp makes private files; a shared workspace needs the usual permissions, where the file system has any.
+        with suppress(OSError):
+            temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        raise ArtifactError(
+            "a file can't be written",
+            where=str(path),
+            found=error.strerror or str(error),
+            hint="check the disk's free space and the folder's permissions",
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before hours of work that a folder can't be written; nothing is left there, not even the folder.
+
+    Raises
+    ------
+    ArtifactError
+        It can't.
+    """
+    try:
+        nearest_there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=nearest_there) as probe:
+            probe.write(b"probe")
+    except OSError as error:
+        raise ArtifactError(
+            "the folder can't be written",
+            where=str(folder),
+            found=error.strerror or str(error),
+            hint="check its permissions and the disk's free space, or name another folder",
+        ) from error
 
 
 def _umask() -> int:
@@ -150,6 +176,20 @@ def write(path: Path, artifact: Artifact) -> None:
     data = encode(artifact)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file that is about to be made anew, so that what a person changed in it is kept.
+
+    Returns
+    -------
+    Path
+        ``plan.previous.json`` for plan.json, or ``plan.previous-2.json`` and so on where that is taken.
+    """
+    number = 1
+    while (kept := path.with_name(f"{path.stem}.previous{'' if number == 1 else f'-{number}'}{path.suffix}")).exists():
+        number += 1
+    return path.rename(kept)
 
 
 def read(path: Path, kind: type[A]) -> A:

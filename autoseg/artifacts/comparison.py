@@ -1,14 +1,11 @@
 """A paired comparison of two methods, as JSON."""
 
-from typing import Annotated, Literal
-
-import msgspec
+from typing import Literal
 
 from autoseg.artifacts.base import Artifact, Record
+from autoseg.artifacts.bounds import Count, Share
 from autoseg.artifacts.dataset import Name
 
-Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
 Unit = Literal["fraction", "ml", "mm", "pixels"]
 Better = Literal["higher", "lower"]
 
@@ -60,10 +57,10 @@ class PairedResult(Record, frozen=True, kw_only=True):
     interval_t: Interval | None = None
     interval_bootstrap: Interval | None = None
     t: float | None = None
-    p_t: Probability | None = None
-    p_wilcoxon: Probability | None = None
-    p_t_holm: Probability | None = None
-    p_wilcoxon_holm: Probability | None = None
+    p_t: Share | None = None
+    p_wilcoxon: Share | None = None
+    p_t_holm: Share | None = None
+    p_wilcoxon_holm: Share | None = None
     detectable_difference: float | None = None
     verdict: str = ""
 

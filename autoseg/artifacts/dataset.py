@@ -1,5 +1,6 @@
 """dataset.json: which files are the cases, what the channels and labels are called."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -7,6 +8,11 @@ import msgspec
 from autoseg.artifacts.base import Artifact, Record
 
 Name = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+def foreground(labels: Mapping[str, int]) -> dict[str, int]:
+    """Labels without the background, whatever it is called, in order of their values."""
+    return {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0}
 
 
 class Case(Record, frozen=True, kw_only=True):
@@ -73,4 +79,4 @@ class Dataset(Artifact, frozen=True, kw_only=True):
     @property
     def foreground(self) -> dict[str, int]:
         """The labels without the background, in order of their values."""
-        return {name: value for name, value in sorted(self.labels.items(), key=lambda item: item[1]) if value != 0}
+        return foreground(self.labels)

@@ -5,11 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from autoseg.artifacts.base import Artifact, Record
+from autoseg.artifacts.bounds import Count, NonNegative, Share
 from autoseg.artifacts.dataset import Name
-
-Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
-NonNegative = Annotated[float, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
 
 METRICS = (
     "dice",
@@ -51,15 +48,15 @@ class Metrics(Record, frozen=True, kw_only=True):
     pixels.
     """
 
-    dice: Fraction | None
-    iou: Fraction | None
-    sensitivity: Fraction | None
-    precision: Fraction | None
+    dice: Share | None
+    iou: Share | None
+    sensitivity: Share | None
+    precision: Share | None
     volume_difference_ml: float | None
     hd_mm: NonNegative | None
     hd95_mm: NonNegative | None
     assd_mm: NonNegative | None
-    nsd: Fraction | None
+    nsd: Share | None
 
 
 class LabelScores(Metrics, frozen=True, kw_only=True):
@@ -101,8 +98,8 @@ class LabelSummary(Metrics, frozen=True, kw_only=True):
     n_false_alarms: Count
     n_missed: Count
     n_distances_undefined: Count
-    dice_where_present: Fraction | None
-    specificity_where_absent: Fraction | None
+    dice_where_present: Share | None
+    specificity_where_absent: Share | None
 
 
 class Summary(Record, frozen=True, kw_only=True):

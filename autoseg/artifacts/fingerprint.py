@@ -5,7 +5,8 @@ from typing import Annotated
 import msgspec
 
 from autoseg.artifacts.base import Artifact, Record
-from autoseg.artifacts.geometry import Count, Geometry
+from autoseg.artifacts.bounds import AtLeastOne
+from autoseg.artifacts.geometry import Geometry
 
 
 class IntensityStatistics(Record, frozen=True, kw_only=True):
@@ -33,7 +34,7 @@ class CaseMeasure(Record, frozen=True, kw_only=True):
 
     name: str
     geometry: Geometry
-    shape_after_crop: tuple[Count, Count, Count]
+    shape_after_crop: tuple[AtLeastOne, AtLeastOne, AtLeastOne]
 
     @property
     def relative_size_after_crop(self) -> float:

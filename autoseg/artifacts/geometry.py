@@ -5,9 +5,7 @@ from typing import Annotated
 import msgspec
 
 from autoseg.artifacts.base import Record
-
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
+from autoseg.artifacts.bounds import AtLeastOne, Positive
 
 
 class Geometry(Record, frozen=True, kw_only=True):
@@ -30,7 +28,7 @@ class Geometry(Record, frozen=True, kw_only=True):
         False for pictures whose file states no spacing: distances are then in pixels.
     """
 
-    shape: tuple[Count, Count, Count]
+    shape: tuple[AtLeastOne, AtLeastOne, AtLeastOne]
     spacing_mm: tuple[Positive, Positive, Positive]
     origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     direction: tuple[float, float, float, float, float, float, float, float, float] = (1, 0, 0, 0, 1, 0, 0, 0, 1)

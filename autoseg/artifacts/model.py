@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from autoseg.artifacts.base import Artifact, Record
+from autoseg.artifacts.bounds import NonNegative
 from autoseg.artifacts.dataset import Naming
-from autoseg.artifacts.plan import Configuration, NonNegative, Plan
+from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.splits import Fold
 
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -46,6 +46,24 @@ def overlay(plan: Plan, settings: Sequence[str]) -> Plan:
         raise SettingError(*told.args) from error
 
 
+def differences(one: Plan, other: Plan) -> list[str]:
+    """Where two plans differ, as ``dotted.key was a, is b``; what they were made from is left out."""
+    trees = [msgspec.to_builtins(plan) for plan in (one, other)]
+    keys = [key for key in dict.fromkeys(_paths(trees[0]) + _paths(trees[1])) if key != "inputs_sha256"]
+    values = [(key, [_get(tree, key) for tree in trees]) for key in keys]
+    return [
+        f"{key} was {a}, is {b}"
+        for key, (a, b) in values
+        if a != b and not (isinstance(a, dict) and isinstance(b, dict))
+    ]
+
+
+def _get(tree: Any, key: str) -> Any:  # noqa: ANN401 - any JSON value
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
 def _value(text: str) -> Any:  # noqa: ANN401 - any JSON value
     try:
         return msgspec.json.decode(text)

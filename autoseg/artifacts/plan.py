@@ -6,13 +6,11 @@ from typing import Annotated, Literal
 import msgspec
 
 from autoseg.artifacts.base import Artifact, Record
+from autoseg.artifacts.bounds import AtLeastOne, NonNegative, Positive, Share
 from autoseg.artifacts.dataset import Name
 from autoseg.artifacts.fingerprint import IntensityStatistics
-from autoseg.artifacts.geometry import Count, Positive
 
 Axis = Annotated[int, msgspec.Meta(ge=0, le=2)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Order = Annotated[int, msgspec.Meta(ge=0, le=3)]
 Range = tuple[NonNegative, NonNegative]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
@@ -69,14 +67,14 @@ class Configuration(Record, frozen=True, kw_only=True):
 
     spacing: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=2, max_length=3)]
     median_image_size_in_voxels: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=2, max_length=3)]
-    patch_size: Annotated[tuple[Count, ...], msgspec.Meta(min_length=2, max_length=3)]
-    batch_size: Count
-    strides: Annotated[tuple[tuple[Count, ...], ...], msgspec.Meta(min_length=1)]
-    kernel_sizes: Annotated[tuple[tuple[Count, ...], ...], msgspec.Meta(min_length=1)]
-    features_per_stage: tuple[Count, ...]
-    n_stages: Count
-    n_conv_per_stage: tuple[Count, ...]
-    n_conv_per_stage_decoder: tuple[Count, ...]
+    patch_size: Annotated[tuple[AtLeastOne, ...], msgspec.Meta(min_length=2, max_length=3)]
+    batch_size: AtLeastOne
+    strides: Annotated[tuple[tuple[AtLeastOne, ...], ...], msgspec.Meta(min_length=1)]
+    kernel_sizes: Annotated[tuple[tuple[AtLeastOne, ...], ...], msgspec.Meta(min_length=1)]
+    features_per_stage: tuple[AtLeastOne, ...]
+    n_stages: AtLeastOne
+    n_conv_per_stage: tuple[AtLeastOne, ...]
+    n_conv_per_stage_decoder: tuple[AtLeastOne, ...]
     batch_dice: bool
     normalization_schemes: tuple[NormalizationScheme, ...]
     use_mask_for_norm: tuple[bool, ...]
@@ -191,8 +189,8 @@ class Training(Record, frozen=True, kw_only=True):
     num_folds: Annotated[int, msgspec.Meta(ge=2)] = 5
     split_seed: Annotated[int, msgspec.Meta(ge=0)] = 12345
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
-    epochs: Count = 1000
-    iterations_per_epoch: Count = 250
+    epochs: AtLeastOne = 1000
+    iterations_per_epoch: AtLeastOne = 250
     validation_iterations: Annotated[int, msgspec.Meta(ge=0)] = 50
     max_hours: Positive | None = None
     initial_learning_rate: Positive = 0.01
@@ -258,7 +256,8 @@ class Plan(Artifact, frozen=True, kw_only=True):
         Raises
         ------
         ValueError
-            A channel lacks its intensities or normalization, or the two transpositions are not inverse.
+            A channel lacks its intensities or normalization, the two transpositions are not inverse, or the labels'
+            values don't count from 0 without a gap.
         """
         channels = len(self.channel_names)
         if len(self.intensities) != channels:
@@ -272,8 +271,8 @@ class Plan(Artifact, frozen=True, kw_only=True):
         if any(self.transpose_backward[axis] != position for position, axis in enumerate(self.transpose_forward)):
             message = "transpose_backward does not undo transpose_forward"
             raise ValueError(message)
-        if self.labels.get("background") != 0:
-            message = "labels needs background: 0"
+        if self.labels.get("background") != 0 or sorted(self.labels.values()) != list(range(len(self.labels))):
+            message = "labels needs background: 0, and values that count on from there without a gap"
             raise ValueError(message)
 
     @property

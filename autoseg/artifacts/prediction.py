@@ -9,8 +9,7 @@ class PredictionSet(Artifact, frozen=True, kw_only=True):
     Attributes
     ----------
     inputs_sha256 : str
-        Of what the models were trained from and of the options; while it is the same a second start predicts only
-        what is missing.
+        Of the models' weights and of the options; while it is the same a second start predicts only what is missing.
     models : tuple of str
         Folders of the folds whose logits were averaged.
     mirror_axes : tuple of int
@@ -18,9 +17,9 @@ class PredictionSet(Artifact, frozen=True, kw_only=True):
     step : float
         Distance of neighbouring windows, in patch edges.
     files : dict of str to str
-        File of each case, relative to the folder.
+        File of each case that was ever predicted here, relative to the folder.
     inputs : dict of str to str
-        Hash of each case's input; a case whose input changed is predicted again.
+        Hash of the input of each case that these models predicted; a case whose input changed is predicted again.
     """
 
     inputs_sha256: str

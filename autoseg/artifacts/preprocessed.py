@@ -1,7 +1,8 @@
 """Where a preprocessed volume came from, so that a prediction finds the way back."""
 
 from autoseg.artifacts.base import Artifact, Record
-from autoseg.artifacts.geometry import Count, Geometry
+from autoseg.artifacts.bounds import AtLeastOne
+from autoseg.artifacts.geometry import Geometry
 
 
 class Placement(Record, frozen=True, kw_only=True):
@@ -20,7 +21,7 @@ class Placement(Record, frozen=True, kw_only=True):
     geometry: Geometry
     crop_start: tuple[int, int, int]
     crop_stop: tuple[int, int, int]
-    shape: tuple[Count, Count, Count]
+    shape: tuple[AtLeastOne, AtLeastOne, AtLeastOne]
 
 
 class PreprocessedCase(Artifact, frozen=True, kw_only=True):
@@ -30,7 +31,9 @@ class PreprocessedCase(Artifact, frozen=True, kw_only=True):
     ----------
     name : str
     inputs_sha256 : str
-        Of the files and of every part of the plan that shapes the arrays.
+        Of the files' stamps and of every part of the plan that shapes the arrays.
+    arrays_sha256 : str
+        Of the arrays themselves.
     placement : Placement
     num_channels : int
     foreground_voxels : dict of str to int
@@ -39,6 +42,7 @@ class PreprocessedCase(Artifact, frozen=True, kw_only=True):
 
     name: str
     inputs_sha256: str
+    arrays_sha256: str
     placement: Placement
-    num_channels: Count
+    num_channels: AtLeastOne
     foreground_voxels: dict[str, int]

@@ -43,8 +43,13 @@ def readable_files(folder: Path) -> list[str]:
     Raises
     ------
     DatasetError
-        There are none.
+        There are none, or a link leads nowhere.
     """
+    for entry in folder.iterdir():
+        if entry.is_symlink() and not entry.exists():
+            raise DatasetError(
+                "a link points to a file that is not there", where=str(entry), hint="fetch the file, or remove the link"
+            )
     every = [entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
     names = sorted(name for name in every if file_ending(name) is not None)
     if not names:

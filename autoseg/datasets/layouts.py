@@ -60,6 +60,12 @@ def find_dataset(
             raise DatasetError("--images and --labels belong together", allowed="both, or a dataset folder alone")
         images = checked_folder(images, "the image folder")
         labels = checked_folder(labels, "the label folder")
+        if images == labels:
+            raise DatasetError(
+                "images and labels lie in one folder",
+                where=str(images),
+                hint="move the labels to a folder of their own: which file is which can't be told by names alone",
+            )
         root = Path(os.path.commonpath([images, labels]))
         found = find_pairs(images, labels, root)
     elif raw is None:
@@ -81,6 +87,12 @@ def find_dataset(
         values = with_background(described_labels, f"{root / 'dataset.json'}, labels")
     else:
         values = label_values(found, root, label_names or None)
+    if count is not None and count != len(found.cases):
+        log.warning(
+            "dataset.json says numTraining = %d, but there are %d cases; the plan's batch size goes by numTraining",
+            count,
+            len(found.cases),
+        )
     return Dataset(
         root=root.as_posix(),
         channel_names=names,

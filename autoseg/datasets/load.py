@@ -4,8 +4,6 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
-
 from autoseg.artifacts.dataset import Case
 from autoseg.errors import DatasetError
 from autoseg.images.image import Image, LabelMap
@@ -50,7 +48,7 @@ def read_case(case: Case, root: Path, num_channels: int, label_values: Collectio
         )
     if place:
         log.warning("%s: image and label differ in %s; the image's place is kept", where, "; ".join(place))
-    unknown = _unknown_values(label, set(label_values))
+    unknown = sorted(set(label.values()) - set(label_values))
     if unknown:
         raise DatasetError(
             "a label map holds values without a name",
@@ -71,14 +69,6 @@ def read_input(case: Case, num_channels: int) -> Image:
         A file can't be read, or the number of channels is not the model's.
     """
     return _read_channels(case, Path(), num_channels)
-
-
-def _unknown_values(label: LabelMap, known: set[int]) -> list[int]:
-    """The values of a label map that aren't known, sorted."""
-    # The largest value settles the usual case; finding every value takes longer than reading the file.
-    if known.issuperset(range(int(label.array_zyx.max()) + 1)):
-        return []
-    return sorted(set(np.unique(label.array_zyx).tolist()) - known)
 
 
 def _read_channels(case: Case, root: Path, num_channels: int) -> Image:

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from autoseg.artifacts.dataset import foreground
 from autoseg.datasets.found import Found
 from autoseg.errors import DatasetError
 from autoseg.images.endings import KINDS, file_ending
@@ -83,15 +82,15 @@ def label_values(found: Found, root: Path, names: Sequence[str] | None) -> dict[
     values: dict[int, str] = {}
     for case in found.cases:
         if case.label is not None:
-            for value in np.unique(read_label(root / case.label, case=case.name).array_zyx).tolist():
+            for value in read_label(root / case.label, case=case.name).values():
                 values.setdefault(value, case.name)
-    foreground = sorted(set(values) - {0})
-    if not foreground:
+    present = sorted(set(values) - {0})
+    if not present:
         raise DatasetError(
             "the labels hold nothing but background", where=f"all {len(found.cases)} label files", found="only 0"
         )
-    check_consecutive(foreground, f"the label files; {foreground[-1]} is in case {values[foreground[-1]]}")
-    return {"background": 0} | {f"label_{value}": value for value in foreground}
+    check_consecutive(present, f"the label files; {present[-1]} is in case {values[present[-1]]}")
+    return {"background": 0} | {f"label_{value}": value for value in present}
 
 
 def with_background(labels: dict[str, int], where: str) -> dict[str, int]:
@@ -104,22 +103,22 @@ def with_background(labels: dict[str, int], where: str) -> dict[str, int]:
     """
     if len(set(labels.values())) < len(labels):
         raise DatasetError("two labels have the same value", where=where, found=labels)
-    foreground = {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0}
-    if "background" in foreground:
-        raise DatasetError("the background must be 0", where=where, found=foreground["background"])
-    if not foreground:
+    named = foreground(labels)
+    if "background" in named:
+        raise DatasetError("the background must be 0", where=where, found=named["background"])
+    if not named:
         raise DatasetError("there is no label but the background", where=where, found=labels)
-    check_consecutive(list(foreground.values()), where)
-    return {"background": 0} | foreground
+    check_consecutive(list(named.values()), where)
+    return {"background": 0} | named
 
 
-def check_consecutive(foreground: list[int], where: str) -> None:
+def check_consecutive(values: list[int], where: str) -> None:
     """See that sorted label values are 1, 2, 3, ...; DatasetError otherwise."""
-    if foreground != list(range(1, len(foreground) + 1)):
+    if values != list(range(1, len(values) + 1)):
         raise DatasetError(
             "the label values leave gaps",
             where=where,
-            found=", ".join(map(str, foreground[:20])) + (", ..." if len(foreground) > 20 else ""),
+            found=", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else ""),
             allowed="0 for the background, then 1, 2, 3, ... without a gap",
             hint="renumber the values in the label files (for a 0/255 mask: 255 to 1)",
         )

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from autoseg.artifacts.dataset import foreground
+
 # Okabe and Ito's colours, which most colour-blind readers can tell apart, the lightest first on dark scans.
 COLOURS = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")
 BACKGROUND, FOREGROUND = "#111417", "#e8eaed"
@@ -41,7 +43,7 @@ def overlay_picture(
     title : str
         Stands above the picture.
     """
-    names = {value: name for name, value in sorted(label_names.items(), key=lambda item: item[1]) if value != 0}
+    names = {value: name for name, value in foreground(label_names).items()}
     colours = {value: COLOURS[index % len(COLOURS)] for index, value in enumerate(names)}
     slices = _choose_slices(reference_zyx, predicted_zyx, list(names))
     window = np.percentile(image_zyx, (0.5, 99.5))

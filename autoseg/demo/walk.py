@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from autoseg import pipeline
+from autoseg import console, pipeline
 from autoseg.datasets.layouts import find_dataset
 from autoseg.demo.phantom import write_phantoms
 from autoseg.demo.picture import overlay_picture
@@ -62,7 +62,7 @@ def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterat
     dataset = find_dataset(raw)
     plan = pipeline.plan(dataset, workspace, raw=[raw], jobs=jobs)
     yield "2. the plan:"
-    yield from (f"   {line}" for line in pipeline.describe(plan))
+    yield from (f"   {line}" for line in console.plan_lines(plan))
     yield f"   changed for the demo: {', '.join(SETTINGS)}"
 
     results = pipeline.train(
@@ -73,7 +73,7 @@ def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterat
         device_name=device_name,
         jobs=jobs,
     )
-    yield f"3. trained for {minutes:g} minutes; validation of fold 0: {pipeline.summary_line(results[0])}"
+    yield f"3. trained for {minutes:g} minutes; validation of fold 0: {console.summary_line(results[0])}"
 
     inputs = sorted((raw / "imagesTs").glob(f"*{ENDING}"))
     files = pipeline.predict(workspace, inputs, predicted, device_name=device_name)
@@ -81,7 +81,7 @@ def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterat
 
     truth = {name: raw / "labelsTs" / f"{name}{ENDING}" for name in files}
     evaluation = pipeline.evaluate(files, truth, dataset.labels, predicted / "evaluation.json", jobs=jobs)
-    yield f"5. unseen scans: {pipeline.summary_line(evaluation)}"
+    yield f"5. unseen scans: {console.summary_line(evaluation)}"
 
     labels = {name: read_label(file, case=name).array_zyx for name, file in truth.items()}
     images = {name: read_image([raw / "imagesTs" / f"{name}_0000{ENDING}"], case=name).array_czyx[0] for name in truth}

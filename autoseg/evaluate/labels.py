@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
+from autoseg.artifacts.dataset import foreground
 from autoseg.errors import DatasetError
 
 
@@ -23,12 +22,13 @@ def read_labels(file: Path) -> dict[str, int]:
     Returns
     -------
     dict of str to int
-        Name to value in order of the values, without background and without nnU-Net's ``ignore``.
+        Name to value in order of the values, without background.
 
     Raises
     ------
     DatasetError
-        The file can't be read, has no `labels`, or a label is made of several values (regions).
+        The file can't be read, has no `labels`, a label is made of several values (regions), or there is an
+        ignore label.
     """
     try:
         labels = msgspec.json.decode(file.read_bytes()).get("labels")
@@ -37,8 +37,14 @@ def read_labels(file: Path) -> dict[str, int]:
     if not isinstance(labels, dict) or not labels:
         raise DatasetError("a dataset.json names no labels", where=str(file), found=labels, allowed='{"liver": 1, ...}')
     pairs = (_name_and_value(key, value, file) for key, value in labels.items())
-    named = {name: value for name, value in pairs if value != 0 and name != "ignore"}
-    return dict(sorted(named.items(), key=lambda item: item[1]))
+    named = foreground(dict(pairs))
+    if "ignore" in named:
+        raise DatasetError(
+            "an ignore label is not supported yet",
+            where=f"{file}, labels.ignore",
+            hint="voxels to be ignored would count as background, and predictions there as wrong",
+        )
+    return named
 
 
 def name_values(values: Iterable[int]) -> dict[str, int]:
@@ -50,33 +56,6 @@ def name_values(values: Iterable[int]) -> dict[str, int]:
     {'label_1': 1, 'label_2': 2}
     """
     return {f"label_{value}": value for value in sorted(set(values)) if value > 0}
-
-
-def present_values(labels_zyx: NDArray[np.integer]) -> list[int]:
-    """The values that occur in a label map.
-
-    Parameters
-    ----------
-    labels_zyx : ndarray of integers, shape (Z, Y, X)
-
-    Returns
-    -------
-    list of int
-        Each value once, sorted.
-
-    Notes
-    -----
-    Small integers are ticked off in a table, which on whole volumes is far quicker than sorting them.
-    """
-    kind = labels_zyx.dtype
-    if kind.itemsize > 2:
-        return [int(value) for value in np.unique(labels_zyx)]
-    bounds = np.iinfo(kind)
-    ticked = np.zeros(bounds.max - bounds.min + 1, dtype=bool)
-    # Negative values index the table from its end.
-    ticked[labels_zyx] = True
-    values = np.flatnonzero(ticked)
-    return sorted(int(value) if value <= bounds.max else int(value) - len(ticked) for value in values)
 
 
 def _name_and_value(key: str, value: Any, file: Path) -> tuple[str, int]:  # noqa: ANN401 - straight from JSON

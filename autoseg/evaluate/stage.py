@@ -6,20 +6,23 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import chain
+from math import prod
 from pathlib import Path
 
 from autoseg.artifacts.base import digest, read_if_whole, write
+from autoseg.artifacts.dataset import foreground
 from autoseg.artifacts.evaluation import Evaluation, LabelScores
 from autoseg.artifacts.geometry import Geometry
 from autoseg.errors import DatasetError
-from autoseg.evaluate.labels import name_values, present_values
+from autoseg.evaluate.labels import name_values
 from autoseg.evaluate.score import Ruler, score_labels
 from autoseg.evaluate.summary import summarize
-from autoseg.executor import run_cases
+from autoseg.executor import SerialExecutor, run_cases
 from autoseg.images.image import LabelMap
-from autoseg.images.io import geometry_differences, read_label
+from autoseg.images.io import geometry_differences, read_geometry, read_label
 
 logger = logging.getLogger(__name__)
+RULES = "1"  # to be raised when the same files would give other scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def run(
     tolerance_mm : float or mapping of str to float, optional
         Of the surface Dice, inclusive, for all labels or label by label; in pixels for pictures.
     executor : concurrent.futures.Executor, optional
-        Scores cases in parallel; by default they are scored one by one in this process.
+        Reads and scores cases in parallel; by default one by one in this process.
 
     Returns
     -------
@@ -106,15 +109,16 @@ def run(
             found=", ".join(missing) or None,
             hint="predict these cases first" if missing else None,
         )
+    executor = executor or SerialExecutor()
     names = sorted(reference)
-    found = _foreground(labels) if labels is not None else _find_labels(reference, executor)
+    found = _foreground(labels) if labels is not None else _find_labels(executor, reference)
     tolerances = _tolerances(tolerance_mm, found)
     hashes = {"predicted": _hash_files(predicted, names), "reference": _hash_files(reference, names)}
     fresh = _read_fresh(out, names, found, tolerances, hashes)
     if fresh is not None:
         return fresh
     pairs = [CasePair(name, predicted[name], reference[name], found, tolerances) for name in names]
-    results = _one_unit(pairs, _score_all(executor, pairs), executor)
+    results = _one_unit(executor, pairs, _score_all(executor, pairs))
     for name, result in zip(names, results, strict=True):
         for note in result.notes:
             logger.warning("case %s: %s", name, note)
@@ -191,27 +195,36 @@ def check_grid(predicted: Geometry, reference: Geometry, pair: CasePair) -> list
 def find_values(case_and_file: tuple[str, Path]) -> list[int]:
     """The values that occur in a label file; runs in a worker process."""
     case, file = case_and_file
-    return present_values(read_label(file, case=case).array_zyx)
+    return read_label(file, case=case).values()
 
 
-def _score_all(executor: Executor | None, pairs: list[CasePair]) -> list[CaseResult]:
-    """Score the pairs in order: through the executor, or in this process."""
-    if executor is None:
-        return [score_case(pair) for pair in pairs]
+def case_bytes(reference: Mapping[str, Path]) -> int:
+    """Peak memory of scoring a case, estimated from the largest reference file."""
+    present = [(case, file) for case, file in reference.items() if file.is_file()]
+    case, file = max(present, key=lambda item: item[1].stat().st_size)
+    # Two label maps; masks and distances in double precision, of one label at a time.
+    return prod(read_geometry([file], case=case).shape) * 40
+
+
+def _score_all(executor: Executor, pairs: list[CasePair]) -> list[CaseResult]:
+    """Score the pairs in order."""
     return run_cases(executor, score_case, pairs, name_of=lambda pair: pair.case, progress="evaluate")
 
 
 def _foreground(labels: Mapping[str, int]) -> dict[str, int]:
     """The labels without the background, in order of their values."""
-    found = {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0}
+    found = foreground(labels)
     if not found:
         raise DatasetError("there is no label to score", found=dict(labels), hint="name at least one foreground label")
     return found
 
 
-def _find_labels(reference: Mapping[str, Path], executor: Executor | None) -> dict[str, int]:
+def _find_labels(executor: Executor, reference: Mapping[str, Path]) -> dict[str, int]:
     """Labels named after the values in the references."""
-    found = name_values(chain.from_iterable(map(find_values, sorted(reference.items()))))
+    values = run_cases(
+        executor, find_values, sorted(reference.items()), name_of=lambda item: item[0], progress="find labels"
+    )
+    found = name_values(chain.from_iterable(values))
     if not found:
         raise DatasetError(
             "there is no label to score", found="references without any foreground", hint="state the labels' names"
@@ -235,7 +248,7 @@ def _tolerances(tolerance_mm: float | Mapping[str, float], labels: Mapping[str, 
 
 def _hash_files(files: Mapping[str, Path], names: list[str]) -> str:
     """One hash over case names and file contents."""
-    parts = []
+    parts = [RULES]
     for name in names:
         try:
             with files[name].open("rb") as content:
@@ -258,7 +271,7 @@ def _read_fresh(
     return old if same else None
 
 
-def _one_unit(pairs: list[CasePair], results: list[CaseResult], executor: Executor | None) -> list[CaseResult]:
+def _one_unit(executor: Executor, pairs: list[CasePair], results: list[CaseResult]) -> list[CaseResult]:
     """Bring all cases to one unit: a mean over millimetres and pixels would mean nothing."""
     in_mm = [index for index, result in enumerate(results) if not result.in_pixels]
     if len(in_mm) in (0, len(results)):
@@ -275,6 +288,6 @@ def _notes(predicted: LabelMap, reference: LabelMap, labels: Mapping[str, int], 
         yield f"prediction and reference are compared voxel by voxel although they differ in {'; '.join(place)}"
     known = {0, *labels.values()}
     for title, volume in (("prediction", predicted), ("reference", reference)):
-        other = sorted(set(present_values(volume.array_zyx)) - known)
+        other = sorted(set(volume.values()) - known)
         if other:
             yield f"the {title} holds values that are no label and count as background: {other[:10]}"

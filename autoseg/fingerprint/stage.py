@@ -12,10 +12,11 @@ from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.stamp import case_stamp, largest_case
 from autoseg.datasets.load import read_case
 from autoseg.errors import DatasetError
-from autoseg.executor import case_executor, jobs_that_fit, run_cases
+from autoseg.executor import case_executor, run_cases
 from autoseg.fingerprint.case import Measured, measure
 from autoseg.fingerprint.merge import merge
 from autoseg.images.io import read_geometry
+from autoseg.machine import jobs_that_fit
 
 RULES = "1"  # to be raised when the same files would measure something else
 

@@ -33,5 +33,6 @@ def file_ending(name: str) -> str | None:
 
 
 def label_ending(image_ending: str) -> str:
-    """The ending of label files that belong to images with `image_ending`: the same where it can hold labels."""
-    return LABEL_ENDINGS.get(image_ending.lower(), image_ending)
+    """The ending of labels beside images with `image_ending`: the same, in lower case, where it can hold labels."""
+    lower = image_ending.lower()
+    return LABEL_ENDINGS.get(lower, lower)

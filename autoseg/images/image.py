@@ -29,9 +29,17 @@ class LabelMap:
 
     Attributes
     ----------
-    array_zyx : ndarray of uint8, uint16 or int16, shape (Z, Y, X)
+    array_zyx : ndarray of uint8 or uint16, shape (Z, Y, X)
     geometry : Geometry
     """
 
     array_zyx: NDArray[np.integer]
     geometry: Geometry
+
+    def values(self) -> list[int]:
+        """The values that occur, each once, sorted; ticked off in a table, which is far quicker than sorting voxels."""
+        occurs = np.zeros(int(self.array_zyx.max()) + 1, dtype=bool)
+        # A slice at a time, because numpy makes an index of eight bytes of each voxel.
+        for slice_yx in self.array_zyx:
+            occurs[slice_yx] = True
+        return [int(value) for value in np.flatnonzero(occurs)]

@@ -18,8 +18,7 @@ from autoseg.images import pictures, volumes
 from autoseg.images.endings import KINDS, file_ending, label_ending
 from autoseg.images.image import Image, LabelMap
 
-__all__ = ["geometry_differences", "label_ending", "read_geometry", "read_image", "read_label", "write_label"]
-
+SIDECAR = ".json"  # of a TIFF, beside it: its spacing
 SPACING_TOLERANCE = 1e-4  # relative
 PLACE_TOLERANCE = 1e-3  # mm for the origin, cosine for the direction
 
@@ -79,10 +78,12 @@ def read_label(file: Path, *, case: str) -> LabelMap:
     Raises
     ------
     DatasetError
-        As `read_image`; or values that aren't whole numbers from 0 to 65535; or several channels that differ.
+        As `read_image`; a JPEG; or values that aren't whole numbers from 0 to 65535; or several channels that differ.
     """
-    array_czyx, geometry = _read(file, case, None, label=True)
     where = f"case {case}, label {file}"
+    if file.suffix.lower() in (".jpg", ".jpeg"):
+        raise DatasetError("JPEG changes label values", where=where, hint="store label maps as PNG")
+    array_czyx, geometry = _read(file, case, None, label=True)
     array = array_czyx[0]
     if any(not np.array_equal(array, other) for other in array_czyx[1:]):
         raise DatasetError(
@@ -143,7 +144,7 @@ def write_label(path: Path, array_zyx: NDArray[np.integer], geometry: Geometry) 
         array = _smallest(array_zyx)
         if KINDS[ending] == "tiff" and geometry.has_spacing:
             # Before the label map, whose presence says that the case is done.
-            with atomic_path(path.with_suffix(".json")) as temporary:
+            with atomic_path(path.with_suffix(SIDECAR)) as temporary:
                 temporary.write_bytes(pictures.spacing_record(geometry))
         with atomic_path(path) as temporary:
             match KINDS[ending]:
@@ -155,6 +156,11 @@ def write_label(path: Path, array_zyx: NDArray[np.integer], geometry: Geometry) 
                     pictures.write(temporary, array)
     except (ValueError, OSError, RuntimeError) as error:
         raise ArtifactError("a label map can't be written", where=str(path), found=_last_line(error)) from error
+
+
+def sidecar(path: Path) -> Path | None:
+    """The file that `write_label` may write beside a label map: a TIFF's, for its spacing."""
+    return path.with_suffix(SIDECAR) if KINDS.get(_known_ending(path)) == "tiff" else None
 
 
 def geometry_differences(one: Geometry, other: Geometry) -> tuple[list[str], list[str]]:

@@ -31,12 +31,13 @@ def read(file: Path, *, label: bool) -> tuple[NDArray[Any], Geometry]:
     Raises
     ------
     ValueError
-        Another colour model, or transparency that varies.
+        Another colour model, 16 bits a colour in a PNG, or transparency that varies.
     OSError
         The file can't be read.
     """
     import imageio.v3 as iio
 
+    _check_depth(file)
     picture: Any  # the declared type knows only what all plugins share, not pillow's modes
     with iio.imopen(file, "r", plugin="pillow") as picture:
         mode = str(picture.metadata()["mode"])
@@ -51,6 +52,22 @@ def read(file: Path, *, label: bool) -> tuple[NDArray[Any], Geometry]:
     if mode in ALPHA_MODES or (mode == "P" and not label):
         array_cyx = drop_alpha(array_cyx)
     return array_cyx[:, None], flat_geometry(array_cyx.shape[1:])
+
+
+def _check_depth(file: Path) -> None:
+    """Refuse a PNG with 16 bits a colour: pillow would keep eight of them without a word.
+
+    Raises
+    ------
+    ValueError
+        It is one.
+    """
+    if file.suffix.lower() == ".png":
+        with file.open("rb") as png:
+            header = png.read(26)
+        # W3C's PNG specification, section 11.2.2: bit depth and colour type follow width and height.
+        if header[24:26] in (b"\x10\x02", b"\x10\x04", b"\x10\x06"):
+            raise ValueError("16 bits a colour can't be read from PNG: store it as TIFF")
 
 
 def drop_alpha(array: NDArray[Any]) -> NDArray[Any]:

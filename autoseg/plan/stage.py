@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from autoseg.artifacts.base import digest, read, write
+from autoseg.artifacts.base import digest, read, set_aside, write
 from autoseg.artifacts.dataset import Dataset
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Plan
@@ -12,6 +12,7 @@ from autoseg.plan.mirroring import mirror_axes
 from autoseg.plan.normalization import masked, normalization_schemes
 
 log = logging.getLogger(__name__)
+RULES = "1"  # to be raised when the same fingerprint would give another plan
 
 
 def make_plan(dataset: Dataset, fingerprint: Fingerprint, gpu_memory_gb: float) -> Plan:
@@ -31,7 +32,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, gpu_memory_gb: float) 
         gpu_memory_gb=gpu_memory_gb,
     )
     return Plan(
-        inputs_sha256=digest(dataset, fingerprint, str(gpu_memory_gb)),
+        inputs_sha256=digest(RULES, dataset, fingerprint, str(gpu_memory_gb)),
         gpu_memory_gb=gpu_memory_gb,
         channel_names=dataset.channel_names,
         labels=dataset.labels,
@@ -62,8 +63,7 @@ def run(dataset: Dataset, fingerprint: Fingerprint, out: Path, *, gpu_memory_gb:
         old = read(out, Plan)
         if old.inputs_sha256 == plan.inputs_sha256:
             return old
-        previous = out.with_name("plan.previous.json")
-        write(previous, old)
-        log.warning("the dataset or the memory target changed: planning again, the old plan is now %s", previous)
+        kept = set_aside(out)
+        log.warning("the dataset or the memory target changed: planning again, the old plan is now %s", kept)
     write(out, plan)
     return plan

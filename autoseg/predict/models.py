@@ -16,6 +16,9 @@ from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
 from autoseg.networks.unet import UNet, build_network
 
+# What folds of one ensemble have in common: the grid they predict on, what they are shown, and how.
+SHARED = ("spacing", "patch_size", "normalization_schemes", "use_mask_for_norm", "mirror_axes", "resampling")
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -95,8 +98,9 @@ def check_agreement(models: Sequence[LoadedModel]) -> None:
     """
     first = models[0]
     for other in models[1:]:
+        # How a fold was trained, with which batches for instance, is its own affair.
         same = (
-            other.configuration == first.configuration
+            all(getattr(other.configuration, key) == getattr(first.configuration, key) for key in SHARED)
             and other.plan.labels == first.plan.labels
             and other.plan.channel_names == first.plan.channel_names
             and other.plan.intensities == first.plan.intensities

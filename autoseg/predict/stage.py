@@ -1,29 +1,30 @@
 """Predict cases with the mean logits of one or more folds; writes label maps and prediction.json."""
 
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from autoseg.artifacts.base import atomic_path, digest, read_if_whole, write
+from autoseg.artifacts.base import atomic_path, check_writable, digest, read_if_whole, write
 from autoseg.artifacts.prediction import PredictionSet
 from autoseg.artifacts.preprocessed import Placement
-from autoseg.errors import SettingError
+from autoseg.errors import AutosegError, SettingError
+from autoseg.executor import case_executor, run_cases
 from autoseg.images.endings import file_ending
-from autoseg.images.io import write_label
+from autoseg.images.io import sidecar, write_label
 from autoseg.layout import FoldFolder
 from autoseg.predict.models import LoadedModel, check_agreement, load_model
 from autoseg.predict.sliding import sliding_logits
 from autoseg.transforms.chain import restore_labels, restore_probabilities
 
 log = logging.getLogger(__name__)
+RULES = "1"  # to be raised when the same models would give other label maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,10 @@ def run(
     ------
     ArtifactError
         `out` can't be written.
+    SettingError
+        Files of these names are there that autoseg did not predict.
+    AutosegError
+        Cases could not be read; all others are predicted.
     """
     first = models[0]
     planned = first.plan.prediction
@@ -102,38 +107,57 @@ def run(
     mirror_axes = first.configuration.mirror_axes if mirroring else ()
     step = planned.step if options.step is None else options.step
     record = PredictionSet(
-        inputs_sha256=digest(
-            *(model.weights_sha256 + model.manifest.autoseg_version for model in models),
-            f"{mirror_axes} {step}",
-        ),
+        inputs_sha256=digest(RULES, *(model.weights_sha256 for model in models), f"{mirror_axes} {step}"),
         models=tuple(str(model.folder) for model in models),
         configuration_name=first.manifest.configuration_name,
         mirror_axes=mirror_axes,
         step=step,
-        files=dict(files),
-        inputs=dict(inputs),
+        files={},
+        inputs={},
     )
-    old = _earlier(out / "prediction.json")
-    done = _unchanged(old, record)
-    missing = [name for name in cases if not (name in done and _is_done(out, files[name], options))]
-    _remove_stale(out, [files[name] for name in missing], set(old.files.values()) if old else set())
-    if old is not None and old.inputs_sha256 == record.inputs_sha256:
-        # Earlier cases of the same models stay on record.
-        record = msgspec.structs.replace(record, files=old.files | record.files, inputs=old.inputs | record.inputs)
-    write(out / "prediction.json", record)
+    check_writable(out)
+    old = read_if_whole(out / "prediction.json", PredictionSet)
+    if old is not None:
+        # What is there stays on record: as done where these models predicted it, else just as ours.
+        same = old.inputs_sha256 == record.inputs_sha256
+        record = msgspec.structs.replace(record, files=old.files, inputs=old.inputs if same else {})
+    missing = [
+        name for name in cases if record.inputs.get(name) != inputs[name] or not _is_done(out, files[name], options)
+    ]
+    _make_room(out, [files[name] for name in missing], set(record.files.values()), options)
     if len(missing) < len(cases):
         log.info("%d of %d cases are predicted already", len(cases) - len(missing), len(cases))
-    for name in tqdm(missing, desc="predict", unit="case", disable=not sys.stderr.isatty()):
-        volume = cases[name]()
+    unread: dict[str, AutosegError] = {}
+
+    def predict_case(name: str) -> None:
+        nonlocal record
+        try:
+            volume = cases[name]()
+        except AutosegError as error:
+            log.warning("left out: %s", error)
+            unread[name] = error
+            return
         logits = mean_logits(models, volume.image_czyx, device=device, mirror_axes=mirror_axes, step=step)
+        # On record before it is written, or the next run would take it for somebody else's.
+        record = msgspec.structs.replace(
+            record, files={**record.files, name: files[name]}, inputs={**record.inputs, name: inputs[name]}
+        )
+        write(out / "prediction.json", record)
         target = out / files[name]
         if options.save_probabilities:
             probabilities = restore_probabilities(logits, volume.placement, first.plan, first.configuration)
             with atomic_path(probabilities_file(target)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, probabilities=probabilities)
+        # Last, because its presence says that the case is done.
         labels = restore_labels(logits, volume.placement, first.plan, first.configuration)
         write_label(target, labels, volume.placement.geometry)
         log.info("%s -> %s", name, target)
+
+    # One case at a time, in this process: the network already takes all of the device.
+    with case_executor(1) as executor:
+        run_cases(executor, predict_case, missing, name_of=str, progress="predict", keeps=True)
+    if unread:
+        _tell(unread, len(cases))
     return record
 
 
@@ -178,19 +202,26 @@ def _is_done(out: Path, file: str, options: Options) -> bool:
     return target.exists() and (not options.save_probabilities or probabilities_file(target).exists())
 
 
-def _earlier(path: Path) -> PredictionSet | None:
-    """What stands in the folder already."""
-    return read_if_whole(path, PredictionSet) if path.exists() else None
+def _tell(unread: Mapping[str, AutosegError], total: int) -> NoReturn:
+    """Raise for the cases that could not be read, once the others are predicted.
+
+    Raises
+    ------
+    AutosegError
+        The case's own error where there is just one.
+    """
+    errors = list(unread.values())
+    if len(errors) == 1:
+        raise errors[0]
+    raise AutosegError(
+        f"{len(errors)} of {total} cases could not be read; the others are predicted",
+        where=", ".join(unread),
+        found="; ".join(dict.fromkeys(error.what for error in errors)),
+        hint="mend these files and give the same command again: it predicts what is missing",
+    )
 
 
-def _unchanged(old: PredictionSet | None, record: PredictionSet) -> set[str]:
-    """Cases that an earlier run predicted from the same input with the same models and options."""
-    if old is None or old.inputs_sha256 != record.inputs_sha256:
-        return set()
-    return {name for name, hashed in record.inputs.items() if old.inputs.get(name) == hashed}
-
-
-def _remove_stale(out: Path, files: Sequence[str], ours: set[str]) -> None:
+def _make_room(out: Path, files: Sequence[str], ours: set[str], options: Options) -> None:
     """Remove what earlier models left: it must not pass for this one's work if this run is killed.
 
     Raises
@@ -198,7 +229,10 @@ def _remove_stale(out: Path, files: Sequence[str], ours: set[str]) -> None:
     SettingError
         A file stands there that no prediction made: reference labels, perhaps.
     """
-    foreign = [file for file in files if file not in ours and (out / file).exists()]
+    foreign = []
+    for target in (out / file for file in files if file not in ours):
+        written = (target, sidecar(target), probabilities_file(target) if options.save_probabilities else None)
+        foreign += [path.name for path in written if path is not None and path.exists()]
     if foreign:
         raise SettingError(
             "the output folder holds files of these names that autoseg did not predict",
@@ -206,7 +240,6 @@ def _remove_stale(out: Path, files: Sequence[str], ours: set[str]) -> None:
             found=", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else ""),
             hint="choose another output folder",
         )
-    for file in files:
-        for stale in (out / file, probabilities_file(out / file)):
-            if stale.exists():
-                stale.unlink()
+    for target in (out / file for file in files if file in ours):
+        target.unlink(missing_ok=True)
+        probabilities_file(target).unlink(missing_ok=True)

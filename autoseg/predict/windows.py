@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 GAUSSIAN_SHARE = 0.125
 PEAK = 10.0
+LEAST = 6e-8  # the least that half precision knows, which is nnU-Net's, too
 
 
 def starts(length: int, edge: int, step: float) -> list[int]:
@@ -63,7 +64,7 @@ def gaussian_weights(patch: Sequence[int]) -> NDArray[np.float32]:
         line = np.exp(-0.5 * (distance / max(edge * GAUSSIAN_SHARE, 1e-9)) ** 2)
         weights = weights[..., None] * line
     weights = weights / weights.max() * PEAK
-    return np.maximum(weights, 1e-4).astype(np.float32)
+    return np.maximum(weights, LEAST).astype(np.float32)
 
 
 def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:

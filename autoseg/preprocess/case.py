@@ -6,6 +6,8 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from autoseg.artifacts.dataset import foreground
+
 MAX_LOCATIONS = 10_000
 LEAST_SHARE = 0.01
 
@@ -44,11 +46,16 @@ def foreground_locations(label_zyx: NDArray[np.int16], name: str) -> NDArray[np.
     return np.concatenate(rows)
 
 
+def arrays_digest(*arrays: NDArray[np.generic]) -> str:
+    """SHA-256 over the arrays' contents, shapes and types: what training depends on, wherever it came from."""
+    sha = sha256()
+    for array in arrays:
+        sha.update(f"{array.dtype.str} {array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
+
+
 def foreground_voxels(label_zyx: NDArray[np.int16], labels: Mapping[str, int]) -> dict[str, int]:
     """How many voxels each foreground label has, by its name, in order of the values."""
     counts = np.bincount(label_zyx[label_zyx > 0])
-    return {
-        name: int(counts[value]) if value < len(counts) else 0
-        for name, value in sorted(labels.items(), key=lambda item: item[1])
-        if value != 0
-    }
+    return {name: int(counts[value]) if value < len(counts) else 0 for name, value in foreground(labels).items()}

@@ -1,23 +1,23 @@
 """Stage: dataset + plan -> preprocessed/."""
 
-import tempfile
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import msgspec
 
-from autoseg.artifacts.base import digest, read_if_whole
+from autoseg.artifacts.base import check_writable, digest, read_if_whole
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.stamp import case_stamp, largest_case
 from autoseg.datasets.load import read_case
 from autoseg.errors import ArtifactError, SettingError, nearest
-from autoseg.executor import case_executor, jobs_that_fit, run_cases
+from autoseg.executor import case_executor, run_cases
 from autoseg.images.io import read_geometry
 from autoseg.layout import CaseFiles, Workspace
-from autoseg.preprocess.case import foreground_locations, foreground_voxels
+from autoseg.machine import jobs_that_fit
+from autoseg.preprocess.case import arrays_digest, foreground_locations, foreground_voxels
 from autoseg.preprocess.store import write_case
 from autoseg.transforms.chain import forward, grids
 
@@ -88,6 +88,7 @@ def run(
                 missing,
                 name_of=lambda task: task.case.name,
                 progress=f"preprocess {configuration_name}",
+                keeps=True,
             )
         records |= {record.name: record for record in done}
     return tuple(record for record in records.values() if record is not None)
@@ -109,14 +110,15 @@ def preprocess_case(task: Task) -> PreprocessedCase:
     values = prepared.label_zyx
     if values is None:  # only without a label map, and read_case has seen to that
         raise ArtifactError("a case has no label", where=f"case {task.case.name}")
+    locations = foreground_locations(values, task.case.name)
     record = PreprocessedCase(
         name=task.case.name,
         inputs_sha256=task.inputs_sha256,
+        arrays_sha256=arrays_digest(prepared.image_czyx, values, locations),
         placement=prepared.placement,
         num_channels=len(prepared.image_czyx),
         foreground_voxels=foreground_voxels(values, labels),
     )
-    locations = foreground_locations(values, task.case.name)
     write_case(task.files, prepared.image_czyx, values, locations, record, task.configuration.patch_size)
     return record
 
@@ -139,28 +141,7 @@ def inputs_digest(root: Path, case: Case, plan: Plan, configuration: Configurati
             if not key.startswith("probabilities")
         },
     }
-    return digest(FORMAT, case.name, str(root), case_stamp(root, case), msgspec.json.encode(choices))
-
-
-def check_writable(folder: Path) -> None:
-    """Find out before the work, rather than after the first case, that a folder can't be written.
-
-    Raises
-    ------
-    ArtifactError
-        It can't.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"probe")
-    except OSError as error:
-        raise ArtifactError(
-            "the workspace can't be written",
-            where=str(folder),
-            found=error.strerror or str(error),
-            hint="check permissions and free space, or choose another workspace with -w",
-        ) from error
+    return digest(FORMAT, case.name, case_stamp(root, case), msgspec.json.encode(choices))
 
 
 def _configuration(plan: Plan, name: str) -> Configuration:

@@ -1,7 +1,8 @@
 """A preprocessed case on disk: arrays -> chunked compressed files, and back whole or patch by patch."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -20,7 +21,6 @@ from autoseg.layout import CaseFiles
 CHUNK_VOXELS = 2**18  # 1 MiB of single precision: fits the cache of one core
 LEAST_EDGE = 64  # small patches would make thousands of small chunks
 BLOCK_VOXELS = 2**13  # what is unpacked at a time
-Slices = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,6 @@ class StoredCase:
         """Sampled foreground voxels, int32, (N, 4): label value, z, y, x."""
         return _whole(self.files.locations)
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of the grid, along (Z, Y, X)."""
-        z, y, x = self.label.shape
-        return z, y, x
-
-    def read(self, slices: Slices) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-        """Image (C, z, y, x) and label (z, y, x) of a box within the grid."""
-        return np.asarray(self.image[(slice(None), *slices)]), np.asarray(self.label[slices])
-
 
 @dataclass(frozen=True, slots=True)
 class LoadedCase:
@@ -80,16 +70,6 @@ class LoadedCase:
     image: NDArray[np.float32]
     label: NDArray[np.int16]
     locations: NDArray[np.int32]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of the grid, along (Z, Y, X)."""
-        z, y, x = self.label.shape
-        return z, y, x
-
-    def read(self, slices: Slices) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-        """Image (C, z, y, x) and label (z, y, x) of a box within the grid: views, not copies."""
-        return self.image[(slice(None), *slices)], self.label[slices]
 
 
 def write_case(
@@ -204,9 +184,11 @@ def _remove(path: Path) -> None:
         ) from error
 
 
-def _open(path: Path) -> Any:  # noqa: ANN401 - blosc2 has no types
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what blosc2 makes of a damaged file into one error."""
     try:
-        return blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+        yield
     except (OSError, RuntimeError, ValueError) as error:
         raise ArtifactError(
             "a preprocessed case can't be read",
@@ -216,5 +198,12 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - blosc2 has no types
         ) from error
 
 
+def _open(path: Path) -> Any:  # noqa: ANN401 - blosc2 has no types
+    with _explained(path):
+        return blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+
+
 def _whole(path: Path) -> NDArray[Any]:
-    return np.asarray(_open(path)[:])
+    array = _open(path)
+    with _explained(path):
+        return np.asarray(array[:])

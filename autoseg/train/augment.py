@@ -75,13 +75,15 @@ def _move(image: Tensor, label: Tensor, matrix: NDArray[np.float64], patch: Sequ
     theta[0, :, :d] = torch.as_tensor(scaled[::-1, ::-1].copy(), dtype=torch.float32)
     grid = functional.affine_grid(theta, [1, 1, *patch], align_corners=False)
     new_image = functional.grid_sample(image[None], grid, align_corners=False)[0]
-    values = torch.unique(label)
-    votes = functional.grid_sample(
-        torch.stack([label == value for value in values]).to(image.dtype)[None], grid, align_corners=False
-    )[0]
-    best, index = votes.max(0)
     # Beyond the region nothing votes: that is outside, as where the case ends.
-    return new_image, torch.where(best > 0, values[index], torch.full_like(values[index], -1))
+    best = torch.zeros(tuple(patch), device=image.device)
+    new_label = torch.full(tuple(patch), -1, dtype=label.dtype, device=label.device)
+    # One label after the other: memory must not grow with their number.
+    for value in torch.unique(label):
+        votes = functional.grid_sample((label == value).to(image.dtype)[None, None], grid, align_corners=False)[0, 0]
+        new_label = torch.where(votes > best, value, new_label)
+        best = torch.maximum(best, votes)
+    return new_image, new_label
 
 
 def _add_noise(image_bczyx: Tensor, noise: dict[int, NDArray[np.float32]]) -> None:

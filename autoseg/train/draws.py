@@ -152,11 +152,8 @@ def _matrix(rng: np.random.Generator, recipe: Augmentation, patch: Sequence[int]
         for plane, limit in _planes(recipe, patch, flat):
             matrix = matrix @ _rotation(d, plane, radians(rng.uniform(-limit, limit)))
     if scaled:
-        low, high = recipe.scaling
-        shrink = rng.random() < 0.5 and low < 1
-        factor = rng.uniform(low, min(1.0, high)) if shrink or high <= 1 else rng.uniform(max(1.0, low), high)
         moved_axes = slice(1, None) if flat else slice(None)
-        matrix[:, moved_axes] *= factor
+        matrix[:, moved_axes] *= rng.uniform(*recipe.scaling)
     return matrix
 
 

@@ -50,7 +50,7 @@ def draw_progress(path: Path, metrics: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(9, 7), layout="constrained")
     FigureCanvasAgg(figure)
     losses, dice, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
-    losses.plot(epochs, [record["train_loss"] for record in metrics], label="training loss")
+    losses.plot(epochs, [_number(record["train_loss"]) for record in metrics], label="training loss")
     losses.plot(epochs, [_number(record["validation_loss"]) for record in metrics], label="validation loss (patches)")
     losses.set_ylabel("Dice + cross-entropy")
     losses.legend()
@@ -98,9 +98,9 @@ class ProgressBar:
     def epoch(self, report: EpochReport) -> None:
         """Show an epoch."""
         self._dice = report.patch_dice
-        dice = "-" if report.patch_dice is None else f"{report.patch_dice:.4f}"
+        loss, dice = ("-" if value is None else f"{value:.4f}" for value in (report.train_loss, report.patch_dice))
         line = (
-            f"epoch {report.epoch + 1}: {report.iterations} iterations, loss {report.train_loss:.4f}, "
+            f"epoch {report.epoch + 1}: {report.iterations} iterations, loss {loss}, "
             f"patch Dice {dice}, rate {report.learning_rate:.2e}, {report.samples_per_second:.2f} samples/s, "
             f"waiting for data {100 * report.waiting_share:.1f} %, {report.seconds / 60:.1f} min in all"
         )

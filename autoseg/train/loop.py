@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from autoseg.artifacts.model import StepStyle
 from autoseg.artifacts.plan import Configuration, Training
+from autoseg.errors import AutosegError
 from autoseg.networks.device import autocast, channels_last
 from autoseg.networks.unet import UNet
 from autoseg.train.augment import augment
@@ -20,7 +22,10 @@ from autoseg.train.state import TrainState
 
 # Under a time budget an epoch, after which progress is shown, is at most this share of it.
 BUDGET_EPOCHS = 50
+LEAST_EPOCH_SECONDS = 5.0  # a picture and a validation batch each epoch would eat up a short budget
 BUDGET_VALIDATION_SHARE = 0.05
+# A scale of float16's losses takes some failures to settle; more than these in a row are no accident.
+MOST_FAILED_STEPS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class EpochReport:
 
     epoch: int
     iterations: int
-    train_loss: float
+    train_loss: float | None
     validation_loss: float | None
     patch_dice: float | None
     patch_dice_per_label: list[float | None]
@@ -90,41 +95,51 @@ def train(
     ------
     KeyboardInterrupt
         The user asked to stop; a checkpoint is written.
+    AutosegError
+        The training diverged.
 
     Notes
     -----
     The learning rate falls with each iteration, not with each epoch as in nnU-Net: over 1000 epochs the two agree to
-    0.1 %, and in a short training no epoch is spent at a rate that is too high.
+    0.1 % of the initial rate, and in a short training no epoch is spent at a rate that is too high.
     """
     recipe = course.recipe
     last_save = time.monotonic()
+    watch = _Watch(state)
     epoch = _EpochClock()
     step_seconds = 0.0
-    while (progress := progress_of(state, recipe, step_seconds)) < 1:
-        start = time.perf_counter()
+    over = progress_of(state, recipe, step_seconds) >= 1
+    while not over:
+        progress = progress_of(state, recipe, step_seconds)
         for group in state.optimizer.param_groups:
             group["lr"] = poly_rate(recipe.initial_learning_rate, recipe.poly_exponent, progress)
         batch = next(training)
-        waited = time.perf_counter() - start
+        waited = watch.count()
         loss = train_step(state, batch, course)
-        spent = time.perf_counter() - start
+        _check_steps(state)
+        spent = waited + watch.count()
         state.iteration += 1
-        state.seconds += spent
         state.losses.append(loss)
         step_seconds = spent if step_seconds == 0 else 0.9 * step_seconds + 0.1 * spent
         epoch.add(spent, waited)
         after = progress_of(state, recipe, step_seconds)
         course.on_step(after, loss)
         if _epoch_is_over(state, recipe, epoch.seconds) or after >= 1:
-            report = _validate(state, course, validation, epoch, step_seconds)
+            losses, dice = _validate(state, course, validation, epoch, step_seconds)
+            watch.count()
+            after = progress_of(state, recipe, step_seconds)
+            course.on_epoch(_report(state, course, epoch, losses, dice, after))
             state.epoch += 1
             state.losses = []
             epoch = _EpochClock()
-            course.on_epoch(report)
+        over = after >= 1
         # A checkpoint is due by the clock: epochs can be long.
-        if time.monotonic() - last_save >= 60 * recipe.checkpoint_minutes or after >= 1:
+        if over or time.monotonic() - last_save >= 60 * recipe.checkpoint_minutes:
             course.save()
             last_save = time.monotonic()
+        # Pictures and checkpoints count against a time budget like everything else. They don't end the loop, so that
+        # every run ends with a report and a checkpoint: at worst after one more step, at rate 0.
+        watch.count()
         if stopped():
             course.save()
             raise KeyboardInterrupt
@@ -138,29 +153,45 @@ def train_step(state: TrainState, batch: Batch, course: Course) -> float:
     total = 0.0
     parts = len(image) if course.step.sample_by_sample else 1
     for part, truth in zip(image.chunk(parts), label.chunk(parts), strict=True):
-        loss = step_loss(state.network, part, truth, course) / parts
+        loss = step_loss(state.network, part, truth, course)[0] / parts
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     state.scaler.unscale_(state.optimizer)
-    nn.utils.clip_grad_norm_(state.network.parameters(), course.recipe.gradient_clip)
-    state.scaler.step(state.optimizer)
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), course.recipe.gradient_clip)
+    if norm.isfinite() or state.scaler.is_enabled():
+        # A scaler leaves out steps that overflowed by itself, and lowers its scale.
+        state.scaler.step(state.optimizer)
     state.scaler.update()
+    state.failed_steps = 0 if norm.isfinite() else state.failed_steps + 1
     return total
 
 
-def step_loss(network: UNet, image: Tensor, label: Tensor, course: Course) -> Tensor:
-    """Deep-supervision loss of a batch."""
+def _check_steps(state: TrainState) -> None:
+    """Stop before hours are spent on a training that learns nothing more.
+
+    Raises
+    ------
+    AutosegError
+        Many steps in a row had gradients that are no numbers. Their updates were left out, so the last checkpoint
+        is sound.
+    """
+    if state.failed_steps >= MOST_FAILED_STEPS:
+        raise AutosegError(
+            "training diverged: the gradients are no numbers any more",
+            where=f"iteration {state.iteration}",
+            found=f"{state.failed_steps} steps in a row without an update",
+            hint="lower training.initial_learning_rate (--set) and train with --restart",
+        )
+
+
+def step_loss(network: UNet, image: Tensor, label: Tensor, course: Course) -> tuple[Tensor, list[Tensor]]:
+    """Deep-supervision loss of a batch, and the logits of its levels, in the step's precision and memory layout."""
     weights = level_weights(len(network.heads))
-    levels = forward_levels(network, image, len(weights), course)
-    return deep_loss(levels, label, weights, batch_dice=course.configuration.batch_dice)
-
-
-def forward_levels(network: UNet, image: Tensor, num_levels: int, course: Course) -> list[Tensor]:
-    """Logits of the finest levels, in the step's precision and memory layout."""
     if course.step.sample_by_sample:
         image = channels_last(image)
     with autocast(course.device, course.step.precision):
-        return network.deep_logits(image, num_levels)
+        levels = network.deep_logits(image, len(weights))
+    return deep_loss(levels, label, weights, batch_dice=course.configuration.batch_dice), levels
 
 
 def to_tensors(batch: Batch, configuration: Configuration, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -168,6 +199,21 @@ def to_tensors(batch: Batch, configuration: Configuration, device: torch.device)
     images = [torch.from_numpy(image).to(device, non_blocking=True) for image in batch.images]
     labels = [torch.from_numpy(label).to(device, non_blocking=True) for label in batch.labels]
     return augment(images, labels, batch.draws, configuration.patch_size, configuration.use_mask_for_norm)
+
+
+class _Watch:
+    """Adds to the state's seconds what goes by."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.state = state
+        self.mark = time.perf_counter()
+
+    def count(self) -> float:
+        """Add the time since the last call, which is returned."""
+        now = time.perf_counter()
+        spent, self.mark = now - self.mark, now
+        self.state.seconds += spent
+        return spent
 
 
 @dataclass(slots=True)
@@ -193,7 +239,7 @@ def progress_of(state: TrainState, recipe: Training, step_seconds: float) -> flo
 
 
 def _epoch_is_over(state: TrainState, recipe: Training, seconds: float) -> bool:
-    if recipe.max_hours is not None and seconds >= 3600 * recipe.max_hours / BUDGET_EPOCHS:
+    if recipe.max_hours is not None and seconds >= max(LEAST_EPOCH_SECONDS, 3600 * recipe.max_hours / BUDGET_EPOCHS):
         return True
     return len(state.losses) >= recipe.iterations_per_epoch
 
@@ -201,41 +247,45 @@ def _epoch_is_over(state: TrainState, recipe: Training, seconds: float) -> bool:
 @torch.no_grad()
 def _validate(
     state: TrainState, course: Course, batches: Batches, epoch: _EpochClock, step_seconds: float
-) -> EpochReport:
-    """Loss and pooled Dice on validation patches, and the epoch's report."""
+) -> tuple[list[float], list[float | None]]:
+    """Loss of each validation batch, and Dice of each foreground label over all of them pooled."""
     recipe = course.recipe
     limit = recipe.validation_iterations
     if recipe.max_hours is not None and limit:
         # Validation counts against the budget; a forward pass is about a third of a step.
         limit = max(1, min(limit, int(epoch.seconds * BUDGET_VALIDATION_SHARE / max(step_seconds / 3, 1e-9))))
-    start = time.perf_counter()
     losses = []
     counts = torch.zeros(2, 1, dtype=torch.float64)
     # The mode stays "train": instance norm has no running statistics, so nothing differs.
     for _ in range(limit):
         image, label = to_tensors(next(batches), course.configuration, course.device)
-        weights = level_weights(len(state.network.heads))
-        levels = forward_levels(state.network, image, len(weights), course)
-        losses.append(float(deep_loss(levels, label, weights, batch_dice=course.configuration.batch_dice)))
+        loss, levels = step_loss(state.network, image, label, course)
+        losses.append(float(loss))
         counts = counts + overlap_counts(levels[0], label)
-    state.seconds += time.perf_counter() - start
-    dice = [float(2 * hit / size) if size else None for hit, size in counts.T] if limit else []
+    return losses, [float(2 * hit / size) if size else None for hit, size in counts.T] if limit else []
+
+
+def _report(
+    state: TrainState,
+    course: Course,
+    epoch: _EpochClock,
+    losses: Sequence[float],
+    dice: Sequence[float | None],
+    progress: float,
+) -> EpochReport:
+    """The epoch that ends here, as it goes into metrics.jsonl."""
+    recipe = course.recipe
+    trained = [loss for loss in state.losses if isfinite(loss)]
     present = [value for value in dice if value is not None]
     return EpochReport(
         epoch=state.epoch,
         iterations=state.iteration,
-        train_loss=float(np.mean(state.losses)),
+        train_loss=float(np.mean(trained)) if trained else None,
         validation_loss=float(np.mean(losses)) if losses else None,
         patch_dice=float(np.mean(present)) if present else None,
-        patch_dice_per_label=_rounded(dice),
-        learning_rate=poly_rate(
-            recipe.initial_learning_rate, recipe.poly_exponent, progress_of(state, recipe, step_seconds)
-        ),
+        patch_dice_per_label=[None if value is None else round(value, 4) for value in dice],
+        learning_rate=poly_rate(recipe.initial_learning_rate, recipe.poly_exponent, progress),
         seconds=round(state.seconds, 3),
         waiting_share=round(epoch.waiting / max(epoch.seconds, 1e-9), 4),
         samples_per_second=round(epoch.steps * course.configuration.batch_size / max(epoch.seconds, 1e-9), 3),
     )
-
-
-def _rounded(values: Sequence[float | None]) -> list[float | None]:
-    return [None if value is None else round(value, 4) for value in values]

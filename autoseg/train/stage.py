@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -12,14 +12,16 @@ import torch
 from safetensors.torch import save_file
 
 from autoseg import __version__
-from autoseg.artifacts.base import atomic_path, digest, read, write
+from autoseg.artifacts.base import atomic_path, digest, read, set_aside, write
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.model import StepStyle, TrainedModel
+from autoseg.artifacts.overlay import differences
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.splits import Fold, Splits
 from autoseg.errors import SettingError
 from autoseg.layout import FoldFolder, Workspace
+from autoseg.machine import alone
 from autoseg.networks.device import keep_freed_memory
 from autoseg.networks.unet import build_network
 from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 TRAINING_STREAM, VALIDATION_STREAM = 0, 1
 MOST_WORKERS = 8
 MEASURED_BATCH = 2
+MOST_SHOWN = 5
 
 
 def make_splits(case_names: Sequence[str], plan: Plan, workspace: Workspace) -> Splits:
@@ -46,8 +49,8 @@ def make_splits(case_names: Sequence[str], plan: Plan, workspace: Workspace) -> 
         if splits.inputs_sha256 == inputs:
             check_splits(splits, case_names, workspace)
             return splits
-        log.warning("the cases or the number of folds changed: %s is made again", workspace.splits)
-        write(workspace.splits.with_name("splits.previous.json"), splits)
+        kept = set_aside(workspace.splits)
+        log.warning("the cases or the number of folds changed: folds are made again, the old ones are now %s", kept)
     splits = Splits(
         inputs_sha256=inputs,
         method=f"KFold({recipe.num_folds}, shuffle, random_state={recipe.split_seed}) over sorted case names",
@@ -86,8 +89,7 @@ class FoldTask:
     settings : tuple of str
         The settings, for the manifest.
     cases : Fold
-    preprocessed : tuple of PreprocessedCase
-        Records of the fold's cases, for the hash.
+    naming : Naming
     """
 
     plan: Plan
@@ -96,13 +98,12 @@ class FoldTask:
     fold: int
     cases: Fold
     naming: Naming
-    preprocessed: tuple[PreprocessedCase, ...]
 
 
 def run(
     task: FoldTask,
-    training_cases: Sequence[TrainingCase],
-    validation_cases: Sequence[TrainingCase],
+    records: Mapping[str, PreprocessedCase],
+    cases: Callable[[Sequence[str]], Sequence[TrainingCase]],
     folder: FoldFolder,
     *,
     device: torch.device,
@@ -114,7 +115,10 @@ def run(
     Parameters
     ----------
     task : FoldTask
-    training_cases, validation_cases : sequence of TrainingCase
+    records : mapping of str to PreprocessedCase
+        Of the preprocessed cases, by name.
+    cases : callable
+        Gives the cases of these names; called only if there is something to train.
     folder : FoldFolder
     device : torch.device
     jobs : int
@@ -130,18 +134,40 @@ def run(
     Raises
     ------
     SettingError
-        The folder holds a training with other settings.
+        The folder holds a training with other settings, or an unfinished one of other data; or another process
+        trains this fold.
     """
+    with alone(folder.lock, "another process trains this fold"):
+        if restart and folder.root.exists():
+            shutil.rmtree(folder.root)
+        return _run(task, records, cases, folder, device, jobs)
+
+
+def _run(
+    task: FoldTask,
+    records: Mapping[str, PreprocessedCase],
+    cases: Callable[[Sequence[str]], Sequence[TrainingCase]],
+    folder: FoldFolder,
+    device: torch.device,
+    jobs: int,
+) -> TrainedModel:
+    """Train a fold that no other process trains."""
     inputs = _inputs(task)
-    if restart and folder.root.exists():
-        shutil.rmtree(folder.root)
-    earlier = _earlier(folder, inputs)
-    if earlier is not None:
-        if earlier.data_sha256 != _data(task):
-            log.warning("files changed since fold %d was trained from them; --restart trains it anew", task.fold)
+    # Of the arrays, not of the files they were made from: these may have been copied since.
+    data = digest(*(records[name].arrays_sha256 for name in (*task.cases.training, *task.cases.validation)))
+    earlier = find_earlier(task, folder)
+    if earlier is not None and earlier.data_sha256 != data:
+        if not earlier.finished:
+            raise SettingError(
+                "the data changed since this fold began to train from them",
+                where=str(folder.root),
+                hint="--restart trains it anew from the data as they are",
+            )
+        log.warning("the data changed since fold %d was trained from them; --restart trains it anew", task.fold)
+    if earlier is not None and earlier.plan.prediction != task.plan.prediction:
         # How to predict is no part of training: it may change at any time.
         plan = msgspec.structs.replace(earlier.plan, prediction=task.plan.prediction)
-        earlier = msgspec.structs.replace(earlier, plan=plan)
+        earlier = msgspec.structs.replace(earlier, plan=plan, settings=task.settings)
         write(folder.manifest, earlier)
     if earlier is not None and earlier.finished and folder.weights.exists():
         log.info("fold %d is trained: %s", task.fold, folder.root)
@@ -154,6 +180,7 @@ def run(
     # The weights' beginning depends on the seed and the fold alone.
     torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
     network = build_network(configuration, len(task.plan.channel_names), task.plan.num_classes).to(device)
+    training_cases, validation_cases = cases(task.cases.training), cases(task.cases.validation)
     batches = _batch_recipes(task)
     if earlier is not None and torch.device(earlier.device).type == device.type:
         style, seconds = earlier.step, earlier.step_seconds
@@ -161,7 +188,7 @@ def run(
         style, seconds = _measure_step(task, training_cases, batches[0], device)
     manifest = TrainedModel(
         inputs_sha256=inputs,
-        data_sha256=earlier.data_sha256 if earlier else _data(task),
+        data_sha256=data,
         plan=task.plan,
         settings=task.settings,
         configuration_name=task.configuration_name,
@@ -305,32 +332,28 @@ def _inputs(task: FoldTask) -> str:
         str(plan.transpose_forward),
         task.cases,
         *plan.channel_names,
-        *plan.labels,
+        str(sorted(plan.labels.items())),
         str(task.fold),
     )
 
 
-def _data(task: FoldTask) -> str:
-    """Hash of what the preprocessed arrays were made from."""
-    return digest(*(case.inputs_sha256 for case in task.preprocessed))
-
-
-def _earlier(folder: FoldFolder, inputs: str) -> TrainedModel | None:
-    """The manifest of an earlier run with the same inputs.
+def find_earlier(task: FoldTask, folder: FoldFolder) -> TrainedModel | None:
+    """The manifest of an earlier run with the same settings, if there is one.
 
     Raises
     ------
     SettingError
-        There is one with other inputs: hours of work that must not be lost by a typing slip.
+        There is one with other settings: hours of work that must not be lost by a typing slip.
     """
     if not folder.manifest.exists():
         return None
     earlier = read(folder.manifest, TrainedModel)
-    if earlier.inputs_sha256 != inputs:
+    if earlier.inputs_sha256 != _inputs(task):
+        changed = differences(earlier.plan, task.plan) or ["the fold's cases"]
         raise SettingError(
             "this fold was trained with other settings, cases or a changed plan",
             where=str(folder.root),
-            found="settings then: " + (" ".join(earlier.settings) or "none"),
+            found="; ".join((f"settings then: {' '.join(earlier.settings) or 'none'}", *changed[:MOST_SHOWN])),
             hint="use the same settings to go on, or --restart to throw that training away",
         )
     return earlier

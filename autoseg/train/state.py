@@ -24,6 +24,8 @@ class TrainState:
         Spent in training, all runs together.
     losses : list of float
         Of the iterations done in the current epoch.
+    failed_steps : int
+        How many of the last iterations in a row left the weights alone, because gradients were not finite.
     """
 
     network: UNet
@@ -33,6 +35,7 @@ class TrainState:
     epoch: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+    failed_steps: int = 0
 
 
 def new_optimizer(network: UNet, recipe: Training) -> torch.optim.Optimizer:
@@ -47,7 +50,13 @@ def new_optimizer(network: UNet, recipe: Training) -> torch.optim.Optimizer:
 
 
 def save_checkpoint(path: Path, state: TrainState, inputs_sha256: str) -> None:
-    """Write the state whole or not at all."""
+    """Write the state whole or not at all.
+
+    Raises
+    ------
+    ArtifactError
+        It can't be written.
+    """
     content = {
         "inputs_sha256": inputs_sha256,
         "network": state.network.state_dict(),
@@ -59,7 +68,12 @@ def save_checkpoint(path: Path, state: TrainState, inputs_sha256: str) -> None:
         "losses": state.losses,
     }
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise ArtifactError(
+                "a checkpoint can't be written", where=str(path), found=str(error), hint="check the disk's free space"
+            ) from error
 
 
 def load_checkpoint(path: Path, state: TrainState, inputs_sha256: str) -> None:

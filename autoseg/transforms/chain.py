@@ -133,13 +133,11 @@ def restore_labels(
     Logits are resampled before the winner is chosen, a slab of slices at a time: memory grows with classes x
     slab, not with classes x volume. A tie goes to the smallest value.
     """
-    values = np.array(sorted(plan.labels.values()))
-    kind: type[np.uint8] | type[np.uint16] = np.uint8 if values[-1] < 256 else np.uint16
+    kind: type[np.uint8] | type[np.uint16] = np.uint8 if plan.num_classes <= 256 else np.uint16
     labels: NDArray[np.uint8 | np.uint16] = np.zeros(placement.geometry.shape, kind)
-    codes = values.astype(labels.dtype)
     window = labels[_box(placement).slices].transpose(plan.transpose_forward)
     for rows, block in _slabs(logits_kzyx, placement, plan, configuration):
-        window[rows] = codes[_winners(block)]
+        window[rows] = _winners(block)
     return labels
 
 

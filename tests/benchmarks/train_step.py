@@ -3,7 +3,7 @@
 usage: train_step.py --peer-python PATH --dataset PATH [--iterations N] [--rounds N]
 
 Ours is `autoseg train` on the CPU for a few iterations: the samples per second of its second epoch, as metrics.jsonl
-has them. nnU-Net's is its trainer's own step behind its own loaders: batch size over the median iteration. Both plan
+has them. nnU-Net's is its trainer's own step behind its own loaders: batch size over the mean iteration. Both plan
 the dataset by themselves; patch and batch size are checked to be the same. The last line is a JSON object; `ours` and
 `peer` are samples per second (medians over rounds), and `ratio` is how many times faster ours is.
 """

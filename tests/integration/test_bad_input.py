@@ -204,6 +204,23 @@ def test_predicting_a_channel_too_few_or_where_nothing_can_be_written(trained, r
     assert "taken" in told
 
 
+def test_predicting_what_cant_be_read_leaves_nothing_behind(trained, raw, tmp_path):
+    not_a_number(raw)
+    truncated_copy = raw / "imagesTr" / "cyd_0001.nii.gz"
+    truncated_copy.write_bytes(truncated_copy.read_bytes()[:200])
+    for case in ("bob", "cyd"):
+        inputs = [image(raw, case, channel) for channel in range(2)]
+        told = run("predict", *inputs, tmp_path / "out", "-w", trained, "--device", "cpu", fails=True)
+        assert case in told
+        assert not (tmp_path / "out").exists()
+    # The other cases of a folder are predicted all the same.
+    told = run("predict", raw / "imagesTr", tmp_path / "out", "-w", trained, "--device", "cpu", fails=True)
+    assert "2 of 5 cases" in told
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "ada.nii.gz", "dan.nii.gz", "eve.nii.gz", "prediction.json",
+    ]  # fmt: skip
+
+
 def test_predicting_with_a_fold_that_is_not_trained(trained, raw, tmp_path):
     inputs = [image(raw, "bob", channel) for channel in range(2)]
     told = run("predict", *inputs, tmp_path / "out", "-w", trained, "--folds", "1", "--device", "cpu", fails=True)

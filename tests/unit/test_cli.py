@@ -92,6 +92,7 @@ def test_every_command_has_help(command, flag):
         ("--nonsense",),
         ("plan",),
         ("plan", "--images", "i"),
+        ("plan", "raw", "--labels", "l"),
         ("plan", "raw", "--gpu-memory", "none"),
         ("train",),
         ("train", "first"),
@@ -101,6 +102,9 @@ def test_every_command_has_help(command, flag):
         ("predict", "only one"),
         ("predict", "nowhere", "out"),
         ("predict", ".", "out", "--step", "1.5"),
+        ("predict", ".", "out", "--step", "nan"),
+        ("predict", ".", "out.nii.gz"),
+        ("plan", "raw", "--gpu-memory", "inf"),
         ("predict", ".", "out", "--folds", "0,x"),
         ("evaluate", "nowhere", "."),
         ("compare", "."),
@@ -210,8 +214,33 @@ def test_predicting_without_a_trained_fold(workspace, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_under_debug_the_traceback_is_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["autoseg", "preprocess", "--debug"])
+def test_somebody_elses_description_is_not_written_over(tmp_path):
+    (tmp_path / "w").mkdir()
+    theirs = tmp_path / "w" / "dataset.json"
+    theirs.write_text('{"name": "Hippocampus"}')
+    raw = tmp_path / "raw"
+    for name in "abc":
+        save(raw / "images" / f"{name}.nii.gz", 3)
+        save(raw / "labels" / f"{name}.nii.gz", 2)
+    options = ("--channels", "MR", "--label-names", "blob", "--jobs", "1")
+    assert str(theirs) in explained("plan", raw, "-w", tmp_path / "w", *options)
+    assert theirs.read_text() == '{"name": "Hippocampus"}'
+    assert list((tmp_path / "w").iterdir()) == [theirs]
+    # Nor the folder above two plain ones, which counts as the dataset's.
+    message = explained("plan", "--images", raw / "images", "--labels", raw / "labels", "-w", raw, *options)
+    assert "may not be the dataset's folder" in message
+
+
+def save(path, seed):
+    """A small label map."""
+    from autoseg.artifacts.geometry import Geometry
+    from autoseg.images.io import write_label
+
+    array = np.random.default_rng(seed).integers(0, 2, (8, 8, 8))
+    write_label(path, array, Geometry(shape=array.shape, spacing_mm=(1.0, 1.0, 1.0)))
+
+
+def test_under_debug_the_traceback_is_shown(tmp_path):
     result = CliRunner().invoke(main, ["preprocess", "--debug", "-w", str(tmp_path)])
     assert type(result.exception).__name__ == "ArtifactError"
 

@@ -1,8 +1,5 @@
 """Running cases: order, failures that name the case, workers that die, parents that are killed."""
 
-import ctypes
-import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,18 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from autoseg import executor
 from autoseg.artifacts.base import read
 from autoseg.artifacts.dataset import Dataset
 from autoseg.errors import ArtifactError, AutosegError
-from autoseg.executor import (
-    SerialExecutor,
-    available_cpus,
-    available_memory_bytes,
-    case_executor,
-    jobs_that_fit,
-    run_cases,
-)
+from autoseg.executor import SerialExecutor, case_executor, run_cases
 
 # Workers import what they call, so it comes from a library and not from this file.
 read_dataset = partial(read, kind=Dataset)
@@ -74,15 +63,16 @@ def test_the_first_failure_ends_it():
     assert seen == [0, 1, 2]
 
 
-def test_a_killed_worker_is_reported_within_seconds():
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_killed_worker_is_reported_within_seconds(keeps):
     start = time.monotonic()
-    with pytest.raises(AutosegError) as caught:
-        run(2, signal.raise_signal, [0, signal.SIGKILL])
+    with pytest.raises(AutosegError) as caught, case_executor(2) as pool:
+        run_cases(pool, signal.raise_signal, [0, signal.SIGKILL], name_of=str, progress="test", keeps=keeps)
     assert time.monotonic() - start < 30
     assert caught.value.what == "a worker process died"
     assert str(int(signal.SIGKILL)) in caught.value.where
     assert caught.value.found == "signal SIGKILL"
-    assert "kept" in caught.value.hint
+    assert ("kept" in caught.value.hint) == keeps
 
 
 def test_ctrl_c_ends_a_worker_quietly(capfd):
@@ -121,54 +111,6 @@ def is_running(pid):
         return False
 
 
-def test_one_blas_thread():
-    import scipy.linalg  # noqa: F401 - loads scipy's own OpenBLAS
-
-    executor.use_one_blas_thread()
-    maps = Path("/proc/self/maps").read_text()
-    libraries = set(re.findall(r"/\S*scipy_openblas64\S*", maps))
-    if not libraries:
-        pytest.skip("this numpy has another BLAS")
-    for library in libraries:
-        assert ctypes.CDLL(library).scipy_openblas_get_num_threads64_() == 1
-
-
-def test_limits_of_this_machine():
-    assert 1 <= available_cpus() <= os.cpu_count()
-    assert available_memory_bytes() > 0
-    assert jobs_that_fit(4, 1) == 4
-    assert jobs_that_fit(4, 2**62) == 1
+def test_no_jobs_are_refused():
     with pytest.raises(ValueError, match="0 jobs"):
         run(0, abs, [])
-
-
-@pytest.mark.parametrize(
-    ("version", "files", "cpus", "memory"),
-    [
-        (2, {"cpu.max": "150000 100000", "memory.max": "1000", "memory.current": "400"}, 2, 600),
-        (2, {"cpu.max": "max 100000", "memory.max": "max", "memory.current": "400"}, None, None),
-        (
-            1,
-            {
-                "cpu.cfs_quota_us": "100000",
-                "cpu.cfs_period_us": "100000",
-                "memory.limit_in_bytes": "1000",
-                "memory.usage_in_bytes": "900",
-                "memory.stat": "cache 50\ntotal_inactive_file 30",
-            },
-            1,
-            130,
-        ),
-        (1, {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, None, None),
-    ],
-)
-def test_limits_of_a_container(version, files, cpus, memory, tmp_path, monkeypatch):
-    monkeypatch.setattr(executor, "_cgroup_folders", lambda _controller: [tmp_path])
-    monkeypatch.setattr(executor.os, "sched_getaffinity", lambda _pid: range(8))
-    for name, text in files.items():
-        (tmp_path / name).write_text(text + "\n")
-    assert available_cpus() == (cpus or 8)
-    if memory is not None:
-        assert available_memory_bytes() == memory
-    else:
-        assert available_memory_bytes() > 10**6

@@ -234,6 +234,17 @@ def test_a_description_that_is_no_json(tmp_path):
     assert "dataset.json" in refusal(find_dataset, tmp_path)
 
 
+def test_images_and_labels_in_one_folder(tmp_path):
+    touch(tmp_path, "a_ct.nii.gz", "a_seg.nii.gz")
+    assert "lie in one folder" in refusal(find_dataset, None, images=tmp_path, labels=tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    (tmp_path / "imagesTr" / "b_0000.nii.gz").symlink_to("annexed")
+    assert "b_0000.nii.gz" in refusal(find_dataset, describe(tmp_path, NNUNET))
+
+
 def test_label_values_with_gaps_need_renumbering(tmp_path):
     touch(tmp_path, "images/1.bmp", "labels/1.png")
     iio.imwrite(tmp_path / "labels/1.png", np.array([[0, 255]], np.uint8))

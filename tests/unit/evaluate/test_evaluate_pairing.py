@@ -2,11 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from autoseg.errors import DatasetError
-from autoseg.evaluate.labels import name_values, present_values, read_labels
+from autoseg.evaluate.labels import name_values, read_labels
 from autoseg.evaluate.pairing import pair_files
 
 
@@ -98,7 +97,6 @@ def test_missing_and_empty_folders_are_named(folders, tmp_path):
     [
         ({"background": 0, "b": 2, "a": 1}, {"a": 1, "b": 2}),
         ({"0": "background", "2": "b", "1": "a"}, {"a": 1, "b": 2}),
-        ({"background": 0, "a": 1, "ignore": 2}, {"a": 1}),
     ],
 )
 def test_labels_of_a_dataset_json(tmp_path, labels, expected):
@@ -119,9 +117,3 @@ def test_a_dataset_json_without_plain_labels_is_refused(tmp_path, text):
 
 def test_unnamed_labels_are_called_by_their_value():
     assert name_values([255, 0, 127, 255]) == {"label_127": 127, "label_255": 255}
-
-
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int64])
-def test_present_values(kind):
-    values = [0, 3, 7, 255 if kind == np.uint8 else 300] + ([-2] if np.iinfo(kind).min < 0 else [])
-    assert present_values(np.array([[values, values]], dtype=kind)) == sorted(values)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from itertools import product
 
 import imageio.v3 as iio
@@ -12,7 +13,9 @@ import tifffile
 
 from autoseg.artifacts.geometry import Geometry
 from autoseg.errors import ArtifactError, DatasetError
-from autoseg.images.io import label_ending, read_geometry, read_image, read_label, write_label
+from autoseg.images.endings import label_ending
+from autoseg.images.image import LabelMap
+from autoseg.images.io import read_geometry, read_image, read_label, write_label
 
 C, S = np.cos(0.3), np.sin(0.3)
 OBLIQUE = Geometry(
@@ -314,3 +317,38 @@ def test_label_endings():
     assert [label_ending(ending) for ending in endings] == [
         ".nii.gz", ".png", ".png", ".png", ".png", ".tif", ".mha",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", [".NII.GZ", ".NII", ".MHA", ".Nrrd"])
+def test_labels_of_files_in_capitals_can_be_written(tmp_path, ending):
+    file = tmp_path / f"a{label_ending(ending)}"
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    write_label(file, array, Geometry(shape=array.shape, spacing_mm=(1.0, 1.0, 1.0)))
+    np.testing.assert_array_equal(read_label(file, case="a").array_zyx, array)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_jpeg_labels_are_refused(tmp_path):
+    iio.imwrite(tmp_path / "a.jpg", np.zeros((8, 8), np.uint8))
+    with pytest.raises(DatasetError, match="JPEG changes label values"):
+        read_label(tmp_path / "a.jpg", case="a")
+
+
+def test_sixteen_bits_a_colour_are_not_halved_in_silence(tmp_path):
+    rows = b"".join(b"\x00" + np.full((4, 3), 1000, ">u2").tobytes() for _ in range(4))
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = (4).to_bytes(4, "big") * 2 + bytes([16, 2, 0, 0, 0])
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(png)
+    with pytest.raises(DatasetError, match="can't be read") as caught:
+        read_image([tmp_path / "a.png"], case="a")
+    assert "16 bits" in caught.value.found
+
+
+@pytest.mark.parametrize(("kind", "high"), [(np.uint8, 255), (np.uint16, 300)])
+def test_values_of_a_label_map(kind, high):
+    label = LabelMap(np.array([[[7, 0, high], [high, 3, 7]]], kind), Geometry(shape=(1, 2, 3), spacing_mm=(1, 1, 1)))
+    assert label.values() == [0, 3, 7, high]

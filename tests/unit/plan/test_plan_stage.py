@@ -50,6 +50,9 @@ def test_changed_inputs_make_a_new_plan_and_save_the_old(dataset, fingerprint, o
     assert new.training.epochs == 1000
     assert read(out, Plan) == new
     assert read(out.with_name("plan.previous.json"), Plan) == edited
+    run(dataset, replace(fingerprint, inputs_sha256="2"), out)
+    assert read(out.with_name("plan.previous.json"), Plan) == edited
+    assert read(out.with_name("plan.previous-2.json"), Plan) == new
 
 
 def test_every_input_counts(dataset, fingerprint):

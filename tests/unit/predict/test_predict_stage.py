@@ -13,7 +13,7 @@ from autoseg.artifacts.plan import Prediction
 from autoseg.artifacts.prediction import PredictionSet
 from autoseg.artifacts.preprocessed import Placement
 from autoseg.artifacts.splits import Fold
-from autoseg.errors import ArtifactError, SettingError
+from autoseg.errors import ArtifactError, AutosegError, DatasetError, SettingError
 from autoseg.images.io import read_label
 from autoseg.layout import Workspace
 from autoseg.networks.unet import build_network
@@ -133,6 +133,10 @@ def test_folds_of_different_plans_are_not_averaged(train_fold, build_plan, build
         {"3d_fullres": build_configuration((4, 8, 8))}, labels={"background": 0, "a": 1, "b": 2}, gpu_memory_gb=11.0
     )
     check_agreement(load_models([train_fold(0), train_fold(1, plan=trained_longer)], CPU))
+    smaller_batch = build_plan(
+        {"3d_fullres": build_configuration((4, 8, 8), batch_size=1)}, labels={"background": 0, "a": 1, "b": 2}
+    )
+    check_agreement(load_models([train_fold(0), train_fold(1, plan=smaller_batch)], CPU))
 
 
 def test_the_mean_of_two_models_is_the_mean_of_their_logits(train_fold, image):
@@ -154,6 +158,7 @@ class Cases:
         self.asked = []
         self.volume = Volume(image, placement)
         self.fail_at = None
+        self.broken = []
         self.names = names
         self.files = {name: f"{name}.nii.gz" for name in names}
         self.inputs = dict.fromkeys(names, "0")
@@ -162,6 +167,8 @@ class Cases:
         self.asked.append(name)
         if name == self.fail_at:
             raise KeyboardInterrupt
+        if name in self.broken:
+            raise DatasetError("a broken file", where=f"case {name}")
         return self.volume
 
     def run(self, models, out, **options):
@@ -233,6 +240,43 @@ def test_files_that_are_no_predictions_are_never_replaced(models, cases, tmp_pat
     assert "two.nii.gz" in str(caught.value)
     assert (tmp_path / "out" / "two.nii.gz").read_text() == "someone's own labels"
     assert cases.asked == []
+
+
+def test_files_beside_a_case_that_are_no_predictions_are_never_replaced(models, cases, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "two.npz").write_text("someone's own numbers")
+    with pytest.raises(SettingError, match="did not predict"):
+        cases.run(models, out, save_probabilities=True)
+    cases.run(models, out)
+    assert (out / "two.npz").read_text() == "someone's own numbers"
+
+
+def test_what_other_models_predicted_stays_ours(models, cases, tmp_path):
+    cases.run(models, tmp_path / "out")
+    cases.names = ["two"]
+    record = cases.run(models[:1], tmp_path / "out")
+    assert set(record.files) == {"one", "two", "three"}
+    assert set(record.inputs) == {"two"}
+    cases.names = ["one", "two", "three"]
+    cases.run(models[:1], tmp_path / "out")
+    assert cases.asked == ["one", "three"]
+
+
+def test_a_case_that_cant_be_read_does_not_keep_the_others_waiting(models, cases, tmp_path):
+    cases.broken = ["one"]
+    with pytest.raises(DatasetError, match="broken") as caught:
+        cases.run(models, tmp_path / "out")
+    assert "one" in str(caught.value)
+    assert set(read(tmp_path / "out" / "prediction.json", PredictionSet).files) == {"two", "three"}
+    cases.broken = ["one", "two", "three"]
+    with pytest.raises(AutosegError, match="3 of 3 cases") as caught:
+        cases.run(models, tmp_path / "empty")
+    assert "one, two, three" in str(caught.value)
+    assert not (tmp_path / "empty").exists()
+    cases.broken = []
+    cases.run(models, tmp_path / "out")
+    assert cases.asked == ["one"]
 
 
 def test_a_case_whose_input_changed_is_predicted_again(models, cases, tmp_path):

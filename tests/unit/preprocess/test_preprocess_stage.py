@@ -116,7 +116,7 @@ def test_what_is_stored(dataset, plan, workspace, jobs):
     for record in records:
         case = load_case(workspace.case("3d_fullres", record.name))
         assert case.image.shape == (1, *record.placement.shape)
-        assert case.shape == record.placement.shape
+        assert case.label.shape == record.placement.shape
         counts = {name: int((case.label == value).sum()) for name, value in dataset.foreground.items()}
         assert record.foreground_voxels == counts
         label, *zyx = case.locations.T
@@ -179,7 +179,7 @@ def test_a_bad_case_is_named_and_the_others_are_kept(dataset, plan, workspace, j
 
 def test_an_unwritable_workspace_is_one_error(dataset, plan, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ArtifactError, match="the workspace can't be written"):
+    with pytest.raises(ArtifactError, match="the folder can't be written"):
         stage.run(dataset, plan, "3d_fullres", Workspace(tmp_path / "file"), jobs=2)
 
 

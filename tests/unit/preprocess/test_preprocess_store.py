@@ -30,7 +30,12 @@ def record():
     geometry = Geometry(shape=SHAPE, spacing_mm=(1.0, 1.0, 1.0))
     placement = Placement(geometry=geometry, crop_start=(0, 0, 0), crop_stop=SHAPE, shape=SHAPE)
     return PreprocessedCase(
-        name="a", inputs_sha256="x", placement=placement, num_channels=2, foreground_voxels={"one": 1}
+        name="a",
+        inputs_sha256="x",
+        arrays_sha256="y",
+        placement=placement,
+        num_channels=2,
+        foreground_voxels={"one": 1},
     )
 
 
@@ -45,8 +50,8 @@ def test_what_is_written_is_read(arrays, record, tmp_path, patch):
     stored, loaded = open_case(files), load_case(files)
     box = (slice(2, 7), slice(1, 33), slice(40, 65))
     for case in (stored, loaded):
-        assert case.shape == SHAPE
-        image, label = case.read(box)
+        assert case.label.shape == SHAPE
+        image, label = case.image[(slice(None), *box)], case.label[box]
         assert image.dtype == np.float32
         assert label.dtype == np.int16
         np.testing.assert_array_equal(image, arrays[0][(slice(None), *box)])

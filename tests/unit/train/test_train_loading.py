@@ -163,7 +163,12 @@ def test_cases_on_disk_give_the_same_batches(cases, tmp_path):
             shape=shape,
         )
         record = PreprocessedCase(
-            name=case.name, inputs_sha256="", placement=placement, num_channels=1, foreground_voxels={}
+            name=case.name,
+            inputs_sha256="",
+            arrays_sha256="",
+            placement=placement,
+            num_channels=1,
+            foreground_voxels={},
         )
         files = Workspace(tmp_path).case("3d_fullres", case.name)
         write_case(files, case.image_czyx, case.label_zyx, case.locations, record, (8, 8, 8))

@@ -17,12 +17,13 @@ from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.plan import Prediction, Training
 from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
 from autoseg.artifacts.splits import Fold, Splits
-from autoseg.errors import SettingError
+from autoseg.errors import AutosegError, SettingError
 from autoseg.layout import Workspace
+from autoseg.machine import alone
 from autoseg.networks.unet import build_network
 from autoseg.preprocess.case import foreground_locations
 from autoseg.preprocess.store import LoadedCase
-from autoseg.train import stage
+from autoseg.train import loop, stage
 from autoseg.train.journal import read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, train, train_step
@@ -223,6 +224,34 @@ def test_a_training_by_the_clock_keeps_to_its_time(configuration, cases):
     assert run.reports[-1].iterations == run.state.iteration == len(run.steps)
 
 
+def test_what_pictures_take_counts_and_the_last_epoch_is_reported_all_the_same(configuration, cases, monkeypatch):
+    monkeypatch.setattr(loop, "LEAST_EPOCH_SECONDS", 0.0)
+    recipe = msgspec.structs.replace(RECIPE, max_hours=1.0 / 3600, validation_iterations=0)
+    run = Run(configuration, cases, recipe)
+
+    def slow(report):
+        run.reports.append(report)
+        time.sleep(0.3)
+
+    run.course = replace(run.course, on_epoch=slow)
+    run.go()
+    assert 2 <= len(run.reports) <= 6
+    assert run.reports[-1].learning_rate == 0.0
+    assert run.reports[-1].iterations == run.state.iteration
+    assert run.saves >= 1
+
+
+def test_a_diverged_training_stops_with_its_weights_unspoilt(configuration, cases):
+    run = Run(configuration, cases, msgspec.structs.replace(RECIPE, epochs=50))
+    before = run.weights
+    for case in cases:
+        case.image_czyx[:] = np.nan
+    with pytest.raises(AutosegError, match="diverged"):
+        run.go()
+    assert run.state.iteration < 50
+    assert torch.equal(run.weights, before)
+
+
 # The stage: the same on files.
 
 
@@ -232,6 +261,7 @@ def record_of(case):
     return PreprocessedCase(
         name=case.name,
         inputs_sha256=case.name,
+        arrays_sha256=case.name,
         placement=Placement(geometry=grid, crop_start=(0, 0, 0), crop_stop=shape, shape=shape),
         num_channels=1,
         foreground_voxels={},
@@ -248,7 +278,6 @@ def task(build_plan, configuration, cases):
         fold=0,
         cases=Fold(training=("case_0", "case_1"), validation=("case_2",)),
         naming=Naming(image_suffixes=("_0000.nii.gz",), label_suffix=".nii.gz"),
-        preprocessed=tuple(record_of(case) for case in cases),
     )
 
 
@@ -257,8 +286,16 @@ def folder(tmp_path):
     return Workspace(tmp_path).fold("3d_fullres", 0)
 
 
-def run_stage(task, cases, folder, **options):
-    return stage.run(task, cases[:2], cases[2:], folder, device=CPU, jobs=1, **options)
+def run_stage(task, cases, folder, records=None, **options):
+    by_name = {case.name: case for case in cases}
+    records = records or {case.name: record_of(case) for case in cases}
+    return stage.run(
+        task, records, lambda names: [by_name[name] for name in names], folder, device=CPU, jobs=1, **options
+    )
+
+
+def changed_records(cases):
+    return {case.name: msgspec.structs.replace(record_of(case), arrays_sha256="new") for case in cases}
 
 
 class Interrupting(np.ndarray):
@@ -305,27 +342,42 @@ def test_other_settings_are_refused_and_restart_throws_away(task, cases, folder)
     with pytest.raises(SettingError, match="other settings") as caught:
         run_stage(other, cases, folder)
     assert "training.epochs=2" in str(caught.value)
+    assert "training.seed was 0, is 5" in str(caught.value)
     assert folder.weights.read_bytes() == before
     assert run_stage(other, cases, folder, restart=True).plan.training.seed == 5
     assert folder.weights.read_bytes() != before
 
 
-def test_a_finished_fold_whose_files_changed_is_kept_with_a_warning(task, cases, folder, caplog, monkeypatch):
+def test_a_finished_fold_whose_data_changed_is_kept_with_a_warning(task, cases, folder, caplog, monkeypatch):
     # Once the command line has run in this process, messages would not reach the root.
     monkeypatch.setattr(logging.getLogger("autoseg"), "propagate", True)
     model = run_stage(task, cases, folder)
-    changed = tuple(msgspec.structs.replace(record, inputs_sha256="new") for record in task.preprocessed)
     caplog.clear()
-    assert run_stage(replace(task, preprocessed=changed), cases, folder) == model
-    assert [r.message for r in caplog.records if "files changed" in r.message]
+    assert run_stage(task, cases, folder, changed_records(cases)) == model
+    assert [r.message for r in caplog.records if "data changed" in r.message]
+
+
+def test_an_unfinished_fold_does_not_go_on_with_other_data(task, cases, folder):
+    model = run_stage(task, cases, folder)
+    write(folder.manifest, msgspec.structs.replace(model, finished=False))
+    with pytest.raises(SettingError, match="data changed"):
+        run_stage(task, cases, folder, changed_records(cases))
+    assert run_stage(task, cases, folder).finished
+
+
+def test_two_processes_do_not_train_one_fold(task, cases, folder):
+    with alone(folder.lock, "taken"), pytest.raises(SettingError, match="another process"):
+        run_stage(task, cases, folder)
+    assert run_stage(task, cases, folder).finished
 
 
 def test_how_to_predict_may_change_after_training(task, cases, folder):
     model = run_stage(task, cases, folder)
     plan = msgspec.structs.replace(task.plan, prediction=Prediction(step=1.0))
-    again = run_stage(replace(task, plan=plan), cases, folder)
+    again = run_stage(replace(task, plan=plan, settings=("prediction.step=1",)), cases, folder)
     assert again.plan.prediction.step == 1.0
-    assert msgspec.structs.replace(again, plan=model.plan) == model
+    assert again.settings == ("prediction.step=1",)
+    assert msgspec.structs.replace(again, plan=model.plan, settings=model.settings) == model
     assert read(folder.manifest, TrainedModel) == again
 
 

@@ -1,0 +1,49 @@
+"""What commands print: artifacts -> lines for a person."""
+
+from autoseg.artifacts.evaluation import Evaluation
+from autoseg.artifacts.plan import Plan
+from autoseg.plan.mirroring import names_sides
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan's main choices, a line for each configuration."""
+    lines = []
+    for name, configuration in plan.configurations.items():
+        spacing = " x ".join(f"{value:.4g}" for value in configuration.spacing)
+        patch = "x".join(str(edge) for edge in configuration.patch_size)
+        schemes = ", ".join(
+            f"{channel}: {scheme}"
+            for channel, scheme in zip(plan.channel_names, configuration.normalization_schemes, strict=True)
+        )
+        lines.append(
+            f"{name}: spacing {spacing} mm, patch {patch}, batch {configuration.batch_size}, "
+            f"{configuration.n_stages} stages, {schemes}"
+        )
+    spared = any(len(each.mirror_axes) < len(each.patch_size) for each in plan.configurations.values())
+    if spared and names_sides(plan.labels):
+        lines.append(
+            "labels tell left from right: the left-right axis is not mirrored, in training or prediction "
+            "(nnU-Net mirrors it)"
+        )
+    return lines
+
+
+def score_lines(evaluation: Evaluation) -> list[str]:
+    """Mean scores as lines of a table, one a label."""
+    metrics = ("dice", "nsd", "hd95_mm", "assd_mm", "volume_difference_ml")
+    rows: list[tuple[str, ...]] = [("label", *metrics)]
+    for name, scores in (*evaluation.summary.labels.items(), ("mean", evaluation.summary.mean)):
+        values = (getattr(scores, metric) for metric in metrics)
+        rows.append((name, *("-" if value is None else f"{value:.4f}" for value in values)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def summary_line(evaluation: Evaluation) -> str:
+    """Mean Dice and the Dice of each label in one line."""
+    labels = ", ".join(f"{name} {_dice(scores.dice)}" for name, scores in evaluation.summary.labels.items())
+    return f"mean Dice {_dice(evaluation.summary.mean.dice)} over {len(evaluation.cases)} cases ({labels})"
+
+
+def _dice(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,62 @@
+"""CPUs, memory and BLAS threads: of this machine, and of containers."""
+
+import ctypes
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from autoseg import machine
+from autoseg.machine import available_cpus, available_memory_bytes, jobs_that_fit, use_one_blas_thread
+
+
+def test_one_blas_thread():
+    import scipy.linalg  # noqa: F401 - loads scipy's own OpenBLAS
+
+    use_one_blas_thread()
+    maps = Path("/proc/self/maps").read_text()
+    libraries = set(re.findall(r"/\S*scipy_openblas64\S*", maps))
+    if not libraries:
+        pytest.skip("this numpy has another BLAS")
+    for library in libraries:
+        assert ctypes.CDLL(library).scipy_openblas_get_num_threads64_() == 1
+
+
+def test_limits_of_this_machine():
+    assert 1 <= available_cpus() <= os.cpu_count()
+    assert available_memory_bytes() > 0
+    assert jobs_that_fit(4, 1) == 4
+    assert jobs_that_fit(4, 2**62) == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "files", "cpus", "memory"),
+    [
+        (2, {"cpu.max": "150000 100000", "memory.max": "1000", "memory.current": "400"}, 2, 600),
+        (2, {"cpu.max": "max 100000", "memory.max": "max", "memory.current": "400"}, None, None),
+        (
+            1,
+            {
+                "cpu.cfs_quota_us": "100000",
+                "cpu.cfs_period_us": "100000",
+                "memory.limit_in_bytes": "1000",
+                "memory.usage_in_bytes": "900",
+                "memory.stat": "cache 50\ntotal_inactive_file 30",
+            },
+            1,
+            130,
+        ),
+        (1, {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, None, None),
+    ],
+)
+def test_limits_of_a_container(version, files, cpus, memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "_cgroup_folders", lambda _controller: [tmp_path])
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _pid: range(8))
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    assert available_cpus() == (cpus or 8)
+    if memory is not None:
+        assert available_memory_bytes() == memory
+    else:
+        assert available_memory_bytes() > 10**6
