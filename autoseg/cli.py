@@ -41,7 +41,7 @@ class _Program(click.Group):
             raise
         except KeyboardInterrupt:
             goes_on = ctx.invoked_subcommand in ("preprocess", "train", "predict")
-            again = "(without --restart) goes on from here" if goes_on else "begins anew"
+            again = "goes on from here" if goes_on else "begins anew"
             click.echo(f"interrupted; the same command {again}", err=True)
             ctx.exit(130)
         except Exception as error:

@@ -67,12 +67,15 @@ class SettingError(AutosegError):
     """An option or a plan key is unknown or out of bounds."""
 
 
-OUT_OF_MEMORY = "a smaller configurations.NAME.batch_size (--set), fewer --jobs, or --device cpu need less memory"
+OUT_OF_MEMORY = "fewer --jobs, or in training a smaller configurations.NAME.batch_size (--set), need less memory"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, or torch on some device, ran out of memory; asked by name, so that torch need not be loaded."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # On CPUs torch has no class of its own for it.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

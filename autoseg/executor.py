@@ -190,22 +190,17 @@ def run_cases(
     report = _Progress(progress, total)
     try:
         while waiting or running:
-            kept = (
-                f"{len(results)} of {total} cases are done and kept; the same command goes on from there"
-                if keeps
-                else None
-            )
             while waiting and len(running) < window:
                 index, item = waiting.pop()
                 try:
                     running[executor.submit(function, item)] = index
                 except BrokenProcessPool as error:
-                    raise _worker_died(executor, [names[i] for i in running.values()], kept) from error
+                    raise _worker_died(executor, [names[i] for i in running.values()], keeps) from error
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 problem = future.exception()
                 if isinstance(problem, BrokenProcessPool):
-                    raise _worker_died(executor, [names[i] for i in running.values()], kept) from problem
+                    raise _worker_died(executor, [names[i] for i in running.values()], keeps) from problem
                 if problem is not None:
                     raise _failure(problem, names[running[future]])
                 results[running.pop(future)] = future.result()
@@ -229,13 +224,14 @@ def _failure(error: BaseException, name: str) -> BaseException:
     return failure
 
 
-def _worker_died(executor: Executor, in_hand: Sequence[str], kept: str | None) -> AutosegError:
+def _worker_died(executor: Executor, in_hand: Sequence[str], keeps: bool) -> AutosegError:
     deaths = executor.deaths() if isinstance(executor, CasePool) else []
     return AutosegError(
         "a worker process died",
         where=f"{'case' if len(in_hand) == 1 else 'one of the cases'} {', '.join(in_hand)}",
         found=", ".join(sorted(set(deaths))) or "no word from it",
-        hint="; ".join(filter(None, (kept, "if the system ran out of memory, use fewer --jobs"))),
+        hint=f"{'the same command goes on from the cases done; ' if keeps else ''}"
+        "if the system ran out of memory, use fewer --jobs",
     )
 
 

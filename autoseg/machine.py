@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from autoseg.errors import SettingError
 
+log = logging.getLogger(__name__)
 NO_LIMIT = 2**60  # cgroup v1 writes a huge number for "none"
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -78,6 +80,8 @@ def jobs_that_fit(jobs: int, bytes_per_case: int) -> int:
 def alone(lock: Path, otherwise: str) -> Iterator[None]:
     """Let no other process do the same; the lock ends with this process, however it ends.
 
+    Where the system or the file system knows no locks, or the folder can't be written, nothing is held.
+
     Parameters
     ----------
     lock : Path
@@ -90,16 +94,16 @@ def alone(lock: Path, otherwise: str) -> Iterator[None]:
     SettingError
         Another process holds the lock.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    with contextlib.ExitStack() as held:
         try:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(held.enter_context(lock.open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SettingError(otherwise, where=str(lock), hint="wait for it to end, or end it") from error
-        except (ImportError, OSError):  # not on this system, or not on this file system
-            pass
+        except (ImportError, OSError) as error:
+            log.warning("no lock at %s (%s): let no other process do the same", lock, error)
         yield
 
 

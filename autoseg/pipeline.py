@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoseg.artifacts.base import NewerSchemaError, check_writable, read, write
+from autoseg.artifacts.base import NewerSchemaError, check_writable, digest, read, write
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.model import TrainedModel
@@ -47,16 +47,16 @@ def plan(dataset: Dataset, workspace: Workspace, *, raw: Sequence[Path], jobs: i
     Raises
     ------
     SettingError
-        The workspace is a folder of the dataset, or of another one.
+        The workspace is a folder the user named, or holds a dataset.json that autoseg did not write.
     ArtifactError
         It can't be written.
     """
     from autoseg.fingerprint import stage as fingerprint_stage
     from autoseg.plan import stage as plan_stage
 
-    if workspace.root.resolve() in {folder.resolve() for folder in (*raw, Path(dataset.root))}:
+    if workspace.root.resolve() in {folder.resolve() for folder in raw}:
         raise SettingError(
-            "the workspace may not be the dataset's folder: both hold a dataset.json",
+            "the workspace may not be a folder of the dataset",
             where=str(workspace.root),
             hint="choose another folder with -w",
         )
@@ -83,9 +83,10 @@ def _check_ours(file: Path) -> None:
         raise
     except ArtifactError as error:
         raise SettingError(
-            "the workspace holds a dataset.json that autoseg did not write",
+            "the workspace holds a dataset.json that autoseg did not write, or that was damaged",
             where=str(file),
-            hint="choose another folder with -w",
+            found=error.what,
+            hint="choose another folder with -w, or remove the file",
         ) from error
 
 
@@ -165,7 +166,7 @@ def train(
 
     dataset, plan = open_workspace(workspace, settings)
     name = choose_configuration(plan, configuration_name)
-    splits = stage.make_splits([case.name for case in dataset.cases], plan, workspace)
+    splits = stage.find_splits([case.name for case in dataset.cases], plan, workspace)
     chosen = range(len(splits.folds)) if folds is None else folds
     for fold in chosen:
         if fold not in range(len(splits.folds)):
@@ -191,6 +192,7 @@ def train(
         # Before hours of work: the last fold may hold a training with other settings.
         for task in tasks:
             stage.find_earlier(task, workspace.fold(name, task.fold))
+    stage.keep_splits(splits, workspace)
     records = preprocess(workspace, dataset, plan, name, jobs=jobs)
     # Read when first asked for: a fold that is finished and scored needs none.
     arrays = cache(partial(_training_cases, workspace, name, records, plan))
@@ -200,7 +202,7 @@ def train(
         model = stage.run(
             task,
             records,
-            lambda names: [arrays()[name] for name in names],
+            lambda cases: [arrays()[case] for case in cases],
             folder,
             device=device,
             jobs=jobs,
@@ -254,7 +256,7 @@ def _validate(
         {name: partial(volume, name) for name in names},
         folder.validation,
         files,
-        {name: records[name].inputs_sha256 for name in names},
+        {name: digest(records[name].arrays_sha256, records[name].placement) for name in names},
         device=device,
         options=stage.Options(),
     )

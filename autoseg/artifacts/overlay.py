@@ -9,6 +9,8 @@ from autoseg.artifacts.base import explain
 from autoseg.artifacts.plan import Plan
 from autoseg.errors import AutosegError, SettingError, nearest
 
+Tree = dict[str, Any]
+
 
 def overlay(plan: Plan, settings: Sequence[str]) -> Plan:
     """Replace values of a plan.
@@ -46,10 +48,10 @@ def overlay(plan: Plan, settings: Sequence[str]) -> Plan:
         raise SettingError(*told.args) from error
 
 
-def differences(one: Plan, other: Plan) -> list[str]:
-    """Where two plans differ, as ``dotted.key was a, is b``; what they were made from is left out."""
-    trees = [msgspec.to_builtins(plan) for plan in (one, other)]
-    keys = [key for key in dict.fromkeys(_paths(trees[0]) + _paths(trees[1])) if key != "inputs_sha256"]
+def differences(one: Tree, other: Tree) -> list[str]:
+    """Where two (parts of) plans differ, as ``dotted.key was a, is b``."""
+    trees = (one, other)
+    keys = dict.fromkeys(_paths(one) + _paths(other))
     values = [(key, [_get(tree, key) for tree in trees]) for key in keys]
     return [
         f"{key} was {a}, is {b}"

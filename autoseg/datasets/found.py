@@ -45,12 +45,13 @@ def readable_files(folder: Path) -> list[str]:
     DatasetError
         There are none, or a link leads nowhere.
     """
-    for entry in folder.iterdir():
-        if entry.is_symlink() and not entry.exists():
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    for entry in entries:
+        if file_ending(entry.name) is not None and entry.is_symlink() and not entry.exists():
             raise DatasetError(
                 "a link points to a file that is not there", where=str(entry), hint="fetch the file, or remove the link"
             )
-    every = [entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    every = [entry.name for entry in entries if entry.is_file()]
     names = sorted(name for name in every if file_ending(name) is not None)
     if not names:
         found = f"{len(every)} files of other kinds, such as {min(every)}" if every else "an empty folder"

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from autoseg.artifacts.dataset import foreground
+from autoseg.datasets.described import described_labels, read_description
 from autoseg.errors import DatasetError
 
 
@@ -30,21 +28,10 @@ def read_labels(file: Path) -> dict[str, int]:
         The file can't be read, has no `labels`, a label is made of several values (regions), or there is an
         ignore label.
     """
-    try:
-        labels = msgspec.json.decode(file.read_bytes()).get("labels")
-    except (OSError, msgspec.DecodeError, AttributeError) as error:
-        raise DatasetError("the description of a dataset can't be read", where=str(file), found=str(error)) from error
-    if not isinstance(labels, dict) or not labels:
-        raise DatasetError("a dataset.json names no labels", where=str(file), found=labels, allowed='{"liver": 1, ...}')
-    pairs = (_name_and_value(key, value, file) for key, value in labels.items())
-    named = foreground(dict(pairs))
-    if "ignore" in named:
-        raise DatasetError(
-            "an ignore label is not supported yet",
-            where=f"{file}, labels.ignore",
-            hint="voxels to be ignored would count as background, and predictions there as wrong",
-        )
-    return named
+    labels = described_labels(read_description(file), str(file))
+    if labels is None:
+        raise DatasetError("a dataset.json names no labels", where=str(file), allowed='{"labels": {"liver": 1, ...}}')
+    return foreground(labels)
 
 
 def name_values(values: Iterable[int]) -> dict[str, int]:
@@ -56,18 +43,3 @@ def name_values(values: Iterable[int]) -> dict[str, int]:
     {'label_1': 1, 'label_2': 2}
     """
     return {f"label_{value}": value for value in sorted(set(values)) if value > 0}
-
-
-def _name_and_value(key: str, value: Any, file: Path) -> tuple[str, int]:  # noqa: ANN401 - straight from JSON
-    """One entry of `labels`, whichever way round it stands."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65535:
-        return key, value
-    if isinstance(value, str) and key.isdecimal():
-        return value, int(key)
-    raise DatasetError(
-        "a label is not a single value",
-        where=f"{file}, labels.{key}",
-        found=value,
-        allowed="an integer from 0 to 65535",
-        hint="regions made of several labels are not scored; name the labels one by one",
-    )

@@ -64,6 +64,6 @@ def run(dataset: Dataset, fingerprint: Fingerprint, out: Path, *, gpu_memory_gb:
         if old.inputs_sha256 == plan.inputs_sha256:
             return old
         kept = set_aside(out)
-        log.warning("the dataset or the memory target changed: planning again, the old plan is now %s", kept)
+        log.warning("the dataset, the memory target or the rules changed: planning again, the old plan is now %s", kept)
     write(out, plan)
     return plan

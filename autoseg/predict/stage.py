@@ -241,5 +241,6 @@ def _make_room(out: Path, files: Sequence[str], ours: set[str], options: Options
             hint="choose another output folder",
         )
     for target in (out / file for file in files if file in ours):
-        target.unlink(missing_ok=True)
-        probabilities_file(target).unlink(missing_ok=True)
+        for path in (target, sidecar(target), probabilities_file(target)):
+            if path is not None:
+                path.unlink(missing_ok=True)

@@ -4,12 +4,14 @@ import json
 import logging
 import sys
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from autoseg.artifacts.base import atomic_path
+from autoseg.errors import ArtifactError
 from autoseg.train.loop import EpochReport
 
 log = logging.getLogger(__name__)
@@ -36,9 +38,21 @@ def rewind_metrics(path: Path, epochs: int) -> None:
 
 
 def append_metrics(path: Path, report: EpochReport) -> None:
-    """Add one epoch's record."""
-    with path.open("a") as file:
-        file.write(json.dumps(asdict(report)) + "\n")
+    """Add one epoch's record.
+
+    Raises
+    ------
+    ArtifactError
+        It can't be written.
+    """
+    line = json.dumps(asdict(report), allow_nan=False)
+    try:
+        with path.open("a") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise ArtifactError(
+            "a file can't be written", where=str(path), found=error.strerror, hint="check the disk's free space"
+        ) from error
 
 
 def draw_progress(path: Path, metrics: list[dict[str, Any]]) -> None:
@@ -87,9 +101,10 @@ class ProgressBar:
         self._dice: float | None = None
 
     def step(self, progress: float, loss: float) -> None:
-        """Show an iteration."""
-        self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
-        shown = {"loss": f"{self._loss:.3f}"}
+        """Show an iteration; a loss that is not finite, whose step was skipped, leaves the mean alone."""
+        if isfinite(loss):
+            self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
+        shown = {"loss": "-" if self._loss is None else f"{self._loss:.3f}"}
         if self._dice is not None:
             shown["patch Dice"] = f"{self._dice:.3f}"
         self._bar.set_postfix(shown, refresh=False)

@@ -34,6 +34,8 @@ class EpochReport:
 
     Attributes
     ----------
+    train_loss, validation_loss : float or None
+        Means over the steps with a finite loss; None where there were none.
     patch_dice : float or None
         Mean foreground Dice over validation patches pooled: quick and noisy, not the Dice of whole cases.
     patch_dice_per_label : list of float or None
@@ -275,13 +277,13 @@ def _report(
 ) -> EpochReport:
     """The epoch that ends here, as it goes into metrics.jsonl."""
     recipe = course.recipe
-    trained = [loss for loss in state.losses if isfinite(loss)]
+    trained, validated = ([loss for loss in each if isfinite(loss)] for each in (state.losses, losses))
     present = [value for value in dice if value is not None]
     return EpochReport(
         epoch=state.epoch,
         iterations=state.iteration,
         train_loss=float(np.mean(trained)) if trained else None,
-        validation_loss=float(np.mean(losses)) if losses else None,
+        validation_loss=float(np.mean(validated)) if validated else None,
         patch_dice=float(np.mean(present)) if present else None,
         patch_dice_per_label=[None if value is None else round(value, 4) for value in dice],
         learning_rate=poly_rate(recipe.initial_learning_rate, recipe.poly_exponent, progress),

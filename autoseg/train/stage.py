@@ -5,14 +5,14 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from autoseg import __version__
-from autoseg.artifacts.base import atomic_path, digest, read, set_aside, write
+from autoseg.artifacts.base import digest, read, set_aside, write
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.overlay import differences
@@ -30,7 +30,7 @@ from autoseg.train.loop import Course, EpochReport, progress_of, train, train_st
 from autoseg.train.sampling import TrainingCase
 from autoseg.train.signals import stop_requested
 from autoseg.train.split import k_folds
-from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint
+from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint, save_weights
 from autoseg.train.step_style import choose_step, describe_step
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ MEASURED_BATCH = 2
 MOST_SHOWN = 5
 
 
-def make_splits(case_names: Sequence[str], plan: Plan, workspace: Workspace) -> Splits:
-    """Read splits.json, or make it where it is missing or the cases changed."""
+def find_splits(case_names: Sequence[str], plan: Plan, workspace: Workspace) -> Splits:
+    """Read splits.json; where it is missing or the cases changed make folds, which `keep_splits` writes."""
     recipe = plan.training
     inputs = digest(*sorted(case_names), str(recipe.num_folds), str(recipe.split_seed))
     if workspace.splits.exists():
@@ -49,15 +49,21 @@ def make_splits(case_names: Sequence[str], plan: Plan, workspace: Workspace) -> 
         if splits.inputs_sha256 == inputs:
             check_splits(splits, case_names, workspace)
             return splits
-        kept = set_aside(workspace.splits)
-        log.warning("the cases or the number of folds changed: folds are made again, the old ones are now %s", kept)
-    splits = Splits(
+    return Splits(
         inputs_sha256=inputs,
         method=f"KFold({recipe.num_folds}, shuffle, random_state={recipe.split_seed}) over sorted case names",
         folds=k_folds(case_names, recipe.num_folds, recipe.split_seed),
     )
+
+
+def keep_splits(splits: Splits, workspace: Workspace) -> None:
+    """Write splits.json, setting one made from other cases aside."""
+    if workspace.splits.exists():
+        if read(workspace.splits, Splits) == splits:
+            return
+        kept = set_aside(workspace.splits)
+        log.warning("the cases or the number of folds changed: folds are made again, the old ones are now %s", kept)
     write(workspace.splits, splits)
-    return splits
 
 
 def check_splits(splits: Splits, case_names: Sequence[str], workspace: Workspace) -> None:
@@ -156,8 +162,9 @@ def _run(
     # Of the arrays, not of the files they were made from: these may have been copied since.
     data = digest(*(records[name].arrays_sha256 for name in (*task.cases.training, *task.cases.validation)))
     earlier = find_earlier(task, folder)
+    done = earlier is not None and earlier.finished and folder.weights.exists()
     if earlier is not None and earlier.data_sha256 != data:
-        if not earlier.finished:
+        if not done:
             raise SettingError(
                 "the data changed since this fold began to train from them",
                 where=str(folder.root),
@@ -169,7 +176,7 @@ def _run(
         plan = msgspec.structs.replace(earlier.plan, prediction=task.plan.prediction)
         earlier = msgspec.structs.replace(earlier, plan=plan, settings=task.settings)
         write(folder.manifest, earlier)
-    if earlier is not None and earlier.finished and folder.weights.exists():
+    if earlier is not None and done:
         log.info("fold %d is trained: %s", task.fold, folder.root)
         return earlier
     if device.type == "cpu":
@@ -213,8 +220,7 @@ def _run(
         log.info("fold %d goes on after iteration %d", task.fold, state.iteration)
     rewind_metrics(folder.metrics, state.epoch)
     _train(task, state, manifest, folder, (training_cases, validation_cases), batches, device, jobs)
-    with atomic_path(folder.weights) as temporary:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}, temporary)
+    save_weights(folder.weights, network)
     rates = [record["learning_rate"] for record in read_metrics(folder.metrics)]
     manifest = msgspec.structs.replace(
         manifest,
@@ -320,21 +326,26 @@ def _nothing(*_: object) -> None:
 
 
 def _inputs(task: FoldTask) -> str:
-    """Hash of all that determines the weights; where arrays are kept and how often they are saved does not."""
-    recipe = msgspec.structs.replace(task.plan.training, memory_share=0.0, checkpoint_minutes=0.0)
-    plan = task.plan
-    configuration = plan.configurations[task.configuration_name]
-    ct = [k for k, scheme in zip(plan.intensities, configuration.normalization_schemes, strict=True) if scheme == "ct"]
-    return digest(
-        configuration,
-        recipe,
-        *ct,
-        str(plan.transpose_forward),
-        task.cases,
-        *plan.channel_names,
-        str(sorted(plan.labels.items())),
-        str(task.fold),
-    )
+    """Hash of all that determines the weights."""
+    determining = msgspec.json.encode(_determining(task.plan, task.configuration_name))
+    return digest(determining, task.cases, str(task.fold))
+
+
+def _determining(plan: Plan, configuration_name: str) -> dict[str, Any]:
+    """What of a plan determines the weights; where arrays are kept and how often they are saved does not."""
+    configuration = plan.configurations[configuration_name]
+    recipe = msgspec.to_builtins(plan.training)
+    for key in ("memory_share", "checkpoint_minutes"):
+        del recipe[key]
+    schemes = zip(plan.channel_names, plan.intensities, configuration.normalization_schemes, strict=True)
+    return {
+        "configurations": {configuration_name: msgspec.to_builtins(configuration)},
+        "training": recipe,
+        "intensities": {name: msgspec.to_builtins(k) for name, k, scheme in schemes if scheme == "ct"},
+        "transpose_forward": plan.transpose_forward,
+        "channel_names": plan.channel_names,
+        "labels": dict(sorted(plan.labels.items())),
+    }
 
 
 def find_earlier(task: FoldTask, folder: FoldFolder) -> TrainedModel | None:
@@ -349,7 +360,10 @@ def find_earlier(task: FoldTask, folder: FoldFolder) -> TrainedModel | None:
         return None
     earlier = read(folder.manifest, TrainedModel)
     if earlier.inputs_sha256 != _inputs(task):
-        changed = differences(earlier.plan, task.plan) or ["the fold's cases"]
+        then, now = (_determining(plan, task.configuration_name) for plan in (earlier.plan, task.plan))
+        changed = differences(then, now)
+        if earlier.cases != task.cases:
+            changed.insert(0, "the fold's cases changed")
         raise SettingError(
             "this fold was trained with other settings, cases or a changed plan",
             where=str(folder.root),

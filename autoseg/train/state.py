@@ -1,10 +1,14 @@
 """Everything that training changes, and its checkpoint."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from autoseg.artifacts.base import atomic_path
 from autoseg.artifacts.plan import Training
@@ -67,13 +71,32 @@ def save_checkpoint(path: Path, state: TrainState, inputs_sha256: str) -> None:
         "seconds": state.seconds,
         "losses": state.losses,
     }
-    with atomic_path(path) as temporary:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:  # what torch makes of a full disk
-            raise ArtifactError(
-                "a checkpoint can't be written", where=str(path), found=str(error), hint="check the disk's free space"
-            ) from error
+    with atomic_path(path) as temporary, _explained(path):
+        torch.save(content, temporary)
+
+
+def save_weights(path: Path, network: UNet) -> None:
+    """Write the weights whole or not at all.
+
+    Raises
+    ------
+    ArtifactError
+        They can't be written.
+    """
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    with atomic_path(path) as temporary, _explained(path):
+        save_file(tensors, temporary)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what torch and safetensors make of a full disk into ours."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise ArtifactError(
+            "a file can't be written", where=str(path), found=str(error), hint="check the disk's free space"
+        ) from error
 
 
 def load_checkpoint(path: Path, state: TrainState, inputs_sha256: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoseg import machine
-from autoseg.machine import available_cpus, available_memory_bytes, jobs_that_fit, use_one_blas_thread
+from autoseg.machine import alone, available_cpus, available_memory_bytes, jobs_that_fit, use_one_blas_thread
 
 
 def test_one_blas_thread():
@@ -60,3 +60,9 @@ def test_limits_of_a_container(version, files, cpus, memory, tmp_path, monkeypat
         assert available_memory_bytes() == memory
     else:
         assert available_memory_bytes() > 10**6
+
+
+def test_where_no_lock_can_be_held_work_goes_on(tmp_path):
+    (tmp_path / "file").touch()
+    with alone(tmp_path / "file" / ".lock", "taken"):
+        pass

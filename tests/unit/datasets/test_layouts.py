@@ -241,7 +241,8 @@ def test_images_and_labels_in_one_folder(tmp_path):
 
 def test_a_link_that_leads_nowhere_is_named(tmp_path):
     touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
-    (tmp_path / "imagesTr" / "b_0000.nii.gz").symlink_to("annexed")
+    for link in (".#a_0000.nii.gz", "README", "b_0000.nii.gz"):
+        (tmp_path / "imagesTr" / link).symlink_to("annexed")
     assert "b_0000.nii.gz" in refusal(find_dataset, describe(tmp_path, NNUNET))
 
 

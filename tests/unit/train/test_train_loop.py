@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from autoseg.artifacts.base import read, write
 from autoseg.artifacts.dataset import Naming
@@ -17,14 +18,14 @@ from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.plan import Prediction, Training
 from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
 from autoseg.artifacts.splits import Fold, Splits
-from autoseg.errors import AutosegError, SettingError
+from autoseg.errors import ArtifactError, AutosegError, SettingError
 from autoseg.layout import Workspace
 from autoseg.machine import alone
 from autoseg.networks.unet import build_network
 from autoseg.preprocess.case import foreground_locations
 from autoseg.preprocess.store import LoadedCase
-from autoseg.train import loop, stage
-from autoseg.train.journal import read_metrics, rewind_metrics
+from autoseg.train import loop, stage, state
+from autoseg.train.journal import ProgressBar, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, train, train_step
 from autoseg.train.sampling import TrainingCase
@@ -338,11 +339,13 @@ def test_other_settings_are_refused_and_restart_throws_away(task, cases, folder)
     run_stage(task, cases, folder)
     before = folder.weights.read_bytes()
     plan = msgspec.structs.replace(task.plan, training=msgspec.structs.replace(task.plan.training, seed=5))
+    # What doesn't determine the weights is not to blame.
+    plan = msgspec.structs.replace(plan, gpu_memory_gb=99, prediction=Prediction(step=0.25))
     other = replace(task, plan=plan)
     with pytest.raises(SettingError, match="other settings") as caught:
         run_stage(other, cases, folder)
     assert "training.epochs=2" in str(caught.value)
-    assert "training.seed was 0, is 5" in str(caught.value)
+    assert caught.value.found.endswith("; training.seed was 0, is 5")
     assert folder.weights.read_bytes() == before
     assert run_stage(other, cases, folder, restart=True).plan.training.seed == 5
     assert folder.weights.read_bytes() != before
@@ -363,6 +366,10 @@ def test_an_unfinished_fold_does_not_go_on_with_other_data(task, cases, folder):
     with pytest.raises(SettingError, match="data changed"):
         run_stage(task, cases, folder, changed_records(cases))
     assert run_stage(task, cases, folder).finished
+    # Without its weights a fold is not finished, whatever the manifest says.
+    folder.weights.unlink()
+    with pytest.raises(SettingError, match="data changed"):
+        run_stage(task, cases, folder, changed_records(cases))
 
 
 def test_two_processes_do_not_train_one_fold(task, cases, folder):
@@ -429,22 +436,46 @@ def test_metrics_are_rewound_and_lines_cut_short_left_out(tmp_path):
     assert path.read_text() == '{"epoch": 0}\n{"epoch": 1}\n'
 
 
+def test_a_skipped_step_leaves_the_shown_loss_alone():
+    bar = ProgressBar("", 0.0)
+    for loss in (float("nan"), 2.0, float("inf"), 2.0):
+        bar.step(0.1, loss)
+    assert bar._loss == 2.0
+    bar.close()
+
+
+def test_weights_that_cant_be_written_are_one_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(state, "save_file", full)
+    with pytest.raises(ArtifactError, match="a file can't be written"):
+        state.save_weights(tmp_path / "weights.safetensors", torch.nn.Linear(1, 1))
+    assert list(tmp_path.iterdir()) == []
+
+
 NAMES = [f"case_{i}" for i in range(10)]
 
 
 def test_splits_are_kept_while_their_cases_last(build_plan, tmp_path):
     workspace, plan = Workspace(tmp_path), build_plan()
-    made = stage.make_splits(NAMES, plan, workspace)
+    made = stage.find_splits(NAMES, plan, workspace)
     assert len(made.folds) == 5
+    assert not workspace.splits.exists()
+    stage.keep_splits(made, workspace)
     assert read(workspace.splits, Splits) == made
     # Edited by hand: kept.
     edited = msgspec.structs.replace(made, folds=made.folds[:1])
     write(workspace.splits, edited)
-    assert stage.make_splits(NAMES[::-1], plan, workspace) == edited
-    assert len(stage.make_splits([*NAMES, "case_new"], plan, workspace).folds) == 5
+    assert stage.find_splits(NAMES[::-1], plan, workspace) == edited
+    more = stage.find_splits([*NAMES, "case_new"], plan, workspace)
+    assert len(more.folds) == 5
+    assert read(workspace.splits, Splits) == edited
+    stage.keep_splits(more, workspace)
+    assert read(workspace.splits, Splits) == more
     assert read(tmp_path / "splits.previous.json", Splits) == edited
     three = build_plan(training=Training(num_folds=3))
-    assert len(stage.make_splits([*NAMES, "case_new"], three, workspace).folds) == 3
+    assert len(stage.find_splits([*NAMES, "case_new"], three, workspace).folds) == 3
 
 
 @pytest.mark.parametrize(
@@ -456,9 +487,9 @@ def test_splits_are_kept_while_their_cases_last(build_plan, tmp_path):
 )
 def test_splits_edited_into_nonsense_are_refused(build_plan, tmp_path, fold, told):
     workspace, plan = Workspace(tmp_path), build_plan()
-    made = stage.make_splits(NAMES, plan, workspace)
+    made = stage.find_splits(NAMES, plan, workspace)
     write(workspace.splits, msgspec.structs.replace(made, folds=(made.folds[0], fold)))
     with pytest.raises(SettingError, match="a fold") as caught:
-        stage.make_splits(NAMES, plan, workspace)
+        stage.find_splits(NAMES, plan, workspace)
     assert told in str(caught.value)
     assert "fold 1" in str(caught.value)
