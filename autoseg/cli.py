@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from autoseg import __version__, log
+from autoseg.artifacts.plan import PresetName
 from autoseg.errors import OUT_OF_MEMORY, AutosegError, is_out_of_memory
 from autoseg.layout import Workspace
 
@@ -114,6 +115,23 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _spacing(
+    _context: click.Context, _parameter: click.Parameter, text: str | None
+) -> tuple[float, float, float] | None:
+    """Three positive numbers, from text."""
+    if text is None:
+        return None
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError as error:
+        message = f"{text!r}: give three numbers, e.g. 1.5,0.8,0.8"
+        raise click.BadParameter(message) from error
+    if not all(isfinite(edge) and edge > 0 for edge in (z, y, x)):
+        message = f"{text!r}: the edges of a voxel are above 0"
+        raise click.BadParameter(message)
+    return z, y, x
+
+
 def _folds(values: tuple[str, ...]) -> list[int] | None:
     """Numbers, or None for all."""
     if "all" in values:
@@ -145,13 +163,26 @@ def main() -> None:
 @click.option("--channels", metavar="NAMES", help="Channel names, e.g. CT,PET; CT is normalized as CT.")
 @click.option("--label-names", metavar="NAMES", help="Label names in order of their values, e.g. liver,tumour.")
 @click.option(
+    "--preset",
+    type=click.Choice(get_args(PresetName)),
+    default="plain",
+    show_default=True,
+    help="Family of networks: plain U-Nets, or residual encoders of several sizes.",
+)
+@click.option(
     "--gpu-memory",
     "gpu_memory_gb",
     type=_Finite(min=0.1),
-    default=8.0,
-    show_default=True,
+    default=None,
+    show_default="8; resenc-l 24, resenc-xl 40",
     metavar="GB",
     help="Memory target of the planner.",
+)
+@click.option(
+    "--spacing",
+    metavar="Z,Y,X",
+    callback=_spacing,
+    help="Target spacing in mm, in the order of the arrays, in place of the one found.",
 )
 @_workspace
 @_jobs
@@ -162,7 +193,9 @@ def plan(
     labels: Path | None,
     channels: str | None,
     label_names: str | None,
-    gpu_memory_gb: float,
+    preset: PresetName,
+    gpu_memory_gb: float | None,
+    spacing: tuple[float, float, float] | None,
     workspace: Path,
     jobs: int | None,
 ) -> None:
@@ -173,6 +206,7 @@ def plan(
     """
     from autoseg import console, pipeline
     from autoseg.datasets.layouts import find_dataset
+    from autoseg.plan.stage import Wishes
 
     if (images is None) != (labels is None) or (raw is None and images is None):
         message = "give the dataset's folder RAW, or both --images and --labels"
@@ -182,7 +216,8 @@ def plan(
     )
     space = Workspace(workspace)
     folders = [folder for folder in (raw, images, labels) if folder is not None]
-    made = pipeline.plan(dataset, space, raw=folders, jobs=_count(jobs), gpu_memory_gb=gpu_memory_gb)
+    wishes = Wishes(preset=preset, gpu_memory_gb=gpu_memory_gb, spacing=spacing)
+    made = pipeline.plan(dataset, space, raw=folders, jobs=_count(jobs), wishes=wishes)
     for line in console.plan_lines(made):
         click.echo(line)
     click.echo(f"{len(dataset.cases)} cases -> {space.plan}")

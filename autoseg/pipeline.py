@@ -27,6 +27,7 @@ from autoseg.layout import FoldFolder, Workspace
 if TYPE_CHECKING:
     import torch
 
+    from autoseg.plan.stage import Wishes
     from autoseg.predict.models import LoadedModel
     from autoseg.predict.stage import Options, Volume
     from autoseg.train.sampling import TrainingCase
@@ -36,13 +37,17 @@ PREFERRED = ("3d_fullres", "2d")
 SMALL_BYTES = 2**20
 
 
-def plan(dataset: Dataset, workspace: Workspace, *, raw: Sequence[Path], jobs: int, gpu_memory_gb: float = 8.0) -> Plan:
+def plan(
+    dataset: Dataset, workspace: Workspace, *, raw: Sequence[Path], jobs: int, wishes: "Wishes | None" = None
+) -> Plan:
     """1 and 2: dataset -> fingerprint.json -> plan.json.
 
     Parameters
     ----------
     raw : sequence of Path
         The folders the user named; none of them may be the workspace.
+    wishes : Wishes, optional
+        Preset, memory target and spacing, where they are not the usual ones.
 
     Raises
     ------
@@ -63,7 +68,7 @@ def plan(dataset: Dataset, workspace: Workspace, *, raw: Sequence[Path], jobs: i
     _check_ours(workspace.dataset)
     check_writable(workspace.root)
     fingerprint = fingerprint_stage.run(dataset, workspace.fingerprint, jobs=jobs)
-    made = plan_stage.run(dataset, fingerprint, workspace.plan, gpu_memory_gb=gpu_memory_gb)
+    made = plan_stage.run(dataset, fingerprint, workspace.plan, wishes or plan_stage.Wishes())
     write(workspace.dataset, dataset)
     return made
 
@@ -159,13 +164,20 @@ def train(
     Raises
     ------
     SettingError
-        A fold does not exist.
+        A fold does not exist, or the configuration is the second stage of a cascade.
     """
     from autoseg.networks.device import choose_device
     from autoseg.train import stage
 
     dataset, plan = open_workspace(workspace, settings)
     name = choose_configuration(plan, configuration_name)
+    if plan.configurations[name].previous_stage:
+        raise SettingError(
+            "the second stage of a cascade can be planned, but not trained yet",
+            where="--configuration",
+            found=name,
+            hint=f"train {plan.configurations[name].previous_stage} or 3d_fullres",
+        )
     splits = stage.find_splits([case.name for case in dataset.cases], plan, workspace)
     chosen = range(len(splits.folds)) if folds is None else folds
     for fold in chosen:

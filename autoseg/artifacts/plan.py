@@ -14,6 +14,7 @@ Axis = Annotated[int, msgspec.Meta(ge=0, le=2)]
 Order = Annotated[int, msgspec.Meta(ge=0, le=3)]
 Range = tuple[NonNegative, NonNegative]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
+PresetName = Literal["plain", "resenc-legacy", "resenc-m", "resenc-l", "resenc-xl"]
 
 
 def _require(holds: bool, what: str) -> None:
@@ -53,7 +54,9 @@ class Configuration(Record, frozen=True, kw_only=True):
         Patch edges divide by the product of the strides of their axis.
     strides, kernel_sizes : tuple of tuple of int
         One entry a stage; the first stride is all ones.
-    features_per_stage, n_conv_per_stage : tuple of int, length n_stages
+    features_per_stage : tuple of int, length n_stages
+    n_conv_per_stage, n_blocks_per_stage : tuple of int, length n_stages, or None
+        Convolutions of a plain encoder, or blocks of a residual one; the other of the two is None.
     n_conv_per_stage_decoder : tuple of int, length n_stages - 1
     batch_dice : bool
         Dice of the loss over the batch as one volume, rather than sample by sample.
@@ -63,6 +66,10 @@ class Configuration(Record, frozen=True, kw_only=True):
         Axes of the patch along which training and prediction may mirror.
     memory_proxy : float
         The planner's estimate, in voxels x features, that was held against the memory target.
+    previous_stage : str or None
+        Configuration whose prediction is this network's further input, one channel for each foreground label.
+    next_stage : str or None
+        Configuration that takes this one's prediction.
     """
 
     spacing: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=2, max_length=3)]
@@ -73,7 +80,8 @@ class Configuration(Record, frozen=True, kw_only=True):
     kernel_sizes: Annotated[tuple[tuple[AtLeastOne, ...], ...], msgspec.Meta(min_length=1)]
     features_per_stage: tuple[AtLeastOne, ...]
     n_stages: AtLeastOne
-    n_conv_per_stage: tuple[AtLeastOne, ...]
+    n_conv_per_stage: tuple[AtLeastOne, ...] | None = None
+    n_blocks_per_stage: tuple[AtLeastOne, ...] | None = None
     n_conv_per_stage_decoder: tuple[AtLeastOne, ...]
     batch_dice: bool
     normalization_schemes: tuple[NormalizationScheme, ...]
@@ -81,6 +89,8 @@ class Configuration(Record, frozen=True, kw_only=True):
     mirror_axes: tuple[Axis, ...]
     resampling: Resampling
     memory_proxy: NonNegative
+    previous_stage: Name | None = None
+    next_stage: Name | None = None
 
     def __post_init__(self) -> None:
         """Hold the fields against each other.
@@ -98,9 +108,11 @@ class Configuration(Record, frozen=True, kw_only=True):
             "strides": n,
             "kernel_sizes": n,
             "features_per_stage": n,
-            "n_conv_per_stage": n,
             "n_conv_per_stage_decoder": n - 1,
         }
+        encoders = [name for name in ("n_conv_per_stage", "n_blocks_per_stage") if getattr(self, name) is not None]
+        _require(len(encoders) == 1, "one of n_conv_per_stage and n_blocks_per_stage is needed, and not both")
+        lengths |= dict.fromkeys(encoders, n)
         for name, length in lengths.items():
             found = len(getattr(self, name))
             _require(found == length, f"{name} has {found} entries, patch_size and n_stages ask for {length}")
@@ -115,6 +127,16 @@ class Configuration(Record, frozen=True, kw_only=True):
             all(axis < d for axis in self.mirror_axes),
             f"mirror_axes {self.mirror_axes} are not axes of a {d}-dimensional patch",
         )
+
+    @property
+    def residual(self) -> bool:
+        """Whether the encoder is made of residual blocks."""
+        return self.n_blocks_per_stage is not None
+
+    @property
+    def encoder_blocks(self) -> tuple[int, ...]:
+        """Convolutions, or residual blocks, of each encoder stage."""
+        return self.n_blocks_per_stage or self.n_conv_per_stage or ()
 
     @property
     def divisors(self) -> tuple[int, ...]:
@@ -237,7 +259,7 @@ class Plan(Artifact, frozen=True, kw_only=True):
     """
 
     inputs_sha256: str
-    preset: Literal["plain"] = "plain"
+    preset: PresetName = "plain"
     gpu_memory_gb: Positive
     channel_names: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
     labels: dict[Name, Annotated[int, msgspec.Meta(ge=0)]]
@@ -256,14 +278,18 @@ class Plan(Artifact, frozen=True, kw_only=True):
         Raises
         ------
         ValueError
-            A channel lacks its intensities or normalization, the two transpositions are not inverse, or the labels'
-            values don't count from 0 without a gap.
+            A channel lacks its intensities or normalization, a cascade its previous stage, the transpositions are not
+            inverse, or the labels' values don't count from 0 without a gap.
         """
         channels = len(self.channel_names)
         if len(self.intensities) != channels:
             message = f"intensities has {len(self.intensities)} entries, there are {channels} channels"
             raise ValueError(message)
         for name, configuration in self.configurations.items():
+            before = configuration.previous_stage
+            if before is not None and before not in self.configurations:
+                message = f"configurations.{name}.previous_stage is {before}, which is not planned"
+                raise ValueError(message)
             for field in ("normalization_schemes", "use_mask_for_norm"):
                 if len(getattr(configuration, field)) != channels:
                     message = f"configurations.{name}.{field} needs an entry for each of the {channels} channels"
@@ -279,3 +305,7 @@ class Plan(Artifact, frozen=True, kw_only=True):
     def num_classes(self) -> int:
         """Outputs of the network, background included."""
         return len(self.labels)
+
+    def num_inputs(self, configuration: Configuration) -> int:
+        """Input channels of a network: the images', and in a cascade one for each foreground label."""
+        return len(self.channel_names) + (self.num_classes - 1 if configuration.previous_stage else 0)

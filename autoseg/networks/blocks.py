@@ -11,6 +11,7 @@ LEAK = 0.01
 EPSILON = 1e-5
 CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+POOL: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
 class InstanceNorm(nn.Module):
@@ -97,6 +98,53 @@ class Stage(nn.Module):
         """The stage on `x`, joined with `skip` along the channels where one is given."""
         y: Tensor = self.rest(self.first(x) if skip is None else self.first.join(x, skip))
         return y
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with norms, around which the input is added.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    kernel, stride : sequence of int, length d
+        The first convolution takes the stride.
+
+    Notes
+    -----
+    He et al. 2016; where the resolution falls the input is averaged over the stride, where the channels change it goes
+    through a 1x1 convolution without bias and a norm (ResNet-D, He et al. 2019).
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int]) -> None:
+        super().__init__()
+        d = len(kernel)
+        self.first = ConvolutionBlock(inputs, outputs, kernel, stride)
+        padding = tuple((edge - 1) // 2 for edge in kernel)
+        self.convolution = CONVOLUTION[d](outputs, outputs, tuple(kernel), 1, padding)
+        self.norm = InstanceNorm(outputs)
+        self.pool = POOL[d](tuple(stride), tuple(stride)) if max(stride) > 1 else nn.Identity()
+        self.shortcut = (
+            nn.Sequential(CONVOLUTION[d](inputs, outputs, 1, bias=False), InstanceNorm(outputs))
+            if inputs != outputs
+            else nn.Identity()
+        )
+        self.activation = nn.LeakyReLU(LEAK, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (B, inputs, *edges) -> (B, outputs, *edges / stride)."""
+        around = self.shortcut(self.pool(x))
+        y: Tensor = self.activation(self.norm(self.convolution(self.first(x))) + around)
+        return y
+
+
+class ResidualStage(nn.Sequential):
+    """`count` residual blocks, the first of which takes the stride."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int], count: int) -> None:
+        still = (1,) * len(kernel)
+        rest = (ResidualBlock(outputs, outputs, kernel, still) for _ in range(count - 1))
+        super().__init__(ResidualBlock(inputs, outputs, kernel, stride), *rest)
 
 
 class Head(nn.Module):

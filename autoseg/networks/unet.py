@@ -1,11 +1,11 @@
-"""The plain U-Net with deep supervision, from a configuration."""
+"""The U-Net with deep supervision, its encoder plain or residual, from a configuration."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from autoseg.artifacts.plan import Configuration
-from autoseg.networks.blocks import LEAK, TRANSPOSED, Head, Stage
+from autoseg.networks.blocks import LEAK, TRANSPOSED, ConvolutionBlock, Head, ResidualBlock, ResidualStage, Stage
 
 
 class UNet(nn.Module):
@@ -15,15 +15,18 @@ class UNet(nn.Module):
     ----------
     channels, classes : int
         Input channels and output classes, background included.
-    features, convolutions, decoder_convolutions : sequence of int
+    features, encoder_blocks, decoder_convolutions : sequence of int
         One entry a stage (decoder: one less).
     kernels, strides : sequence of sequences of int
         One entry a stage.
+    residual : bool
+        `encoder_blocks` are residual blocks, behind a stem of one convolution, rather than convolutions.
 
     Notes
     -----
     Ronneberger et al. 2015 in the form of Isensee et al. 2021: strided convolutions go down, transposed ones up,
-    instance norm and leaky ReLU (0.01) follow each convolution. Weights start as He normal, biases at zero.
+    instance norm and leaky ReLU (0.01) follow each convolution. Weights start as He normal, biases at zero. The
+    residual encoder is that of Isensee et al., nnU-Net Revisited (MICCAI 2024); its blocks start as the identity.
     """
 
     def __init__(
@@ -34,17 +37,18 @@ class UNet(nn.Module):
         features: Sequence[int],
         kernels: Sequence[Sequence[int]],
         strides: Sequence[Sequence[int]],
-        convolutions: Sequence[int],
+        encoder_blocks: Sequence[int],
         decoder_convolutions: Sequence[int],
+        residual: bool,
     ) -> None:
         super().__init__()
         d = len(strides[0])
         self.strides = tuple(tuple(stride) for stride in strides)
-        before = [channels, *features[:-1]]
-        self.encoder = nn.ModuleList(
-            Stage(n_in, n_out, kernel, stride, count)
-            for n_in, n_out, kernel, stride, count in zip(before, features, kernels, strides, convolutions, strict=True)
-        )
+        self.stem = ConvolutionBlock(channels, features[0], kernels[0], (1,) * d) if residual else nn.Identity()
+        before = [features[0] if residual else channels, *features[:-1]]
+        kind = ResidualStage if residual else Stage
+        sizes = zip(before, features, kernels, strides, encoder_blocks, strict=True)
+        self.encoder = nn.ModuleList(kind(*size) for size in sizes)
         # Decoder lists run from the coarsest level to the finest.
         levels = list(range(len(features) - 2, -1, -1))
         self.up = nn.ModuleList(
@@ -83,6 +87,7 @@ class UNet(nn.Module):
     def _features(self, x: Tensor) -> list[Tensor]:
         """Feature maps of the decoder, the coarsest first."""
         skips = []
+        x = self.stem(x)
         for stage in self.encoder:
             x = stage(x)
             skips.append(x)
@@ -100,6 +105,8 @@ def _initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, a=LEAK)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    if isinstance(module, ResidualBlock):
+        nn.init.zeros_(module.norm.weight)
 
 
 def build_network(configuration: Configuration, num_channels: int, num_classes: int) -> UNet:
@@ -110,6 +117,7 @@ def build_network(configuration: Configuration, num_channels: int, num_classes: 
         features=configuration.features_per_stage,
         kernels=configuration.kernel_sizes,
         strides=configuration.strides,
-        convolutions=configuration.n_conv_per_stage,
+        encoder_blocks=configuration.encoder_blocks,
         decoder_convolutions=configuration.n_conv_per_stage_decoder,
+        residual=configuration.residual,
     )

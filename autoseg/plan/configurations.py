@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from autoseg.artifacts.plan import Configuration, NormalizationScheme, Resampling
-from autoseg.plan.patch import CONVOLUTIONS_PER_STAGE, PatchChoice, search
+from autoseg.plan.patch import PatchChoice, search
+from autoseg.plan.presets import Preset
 from autoseg.plan.spacing import axis_order, target_spacing
 from autoseg.transforms.resample import resampled_shape
 
@@ -78,17 +81,63 @@ def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def plan_configurations(
-    grid: Grid,
-    *,
-    num_cases: int,
-    num_labels: int,
-    schemes: tuple[NormalizationScheme, ...],
-    use_mask: tuple[bool, ...],
-    mirror: tuple[int, ...],
-    gpu_memory_gb: float,
-) -> dict[str, Configuration]:
-    """Every configuration of the plain preset.
+@dataclass(frozen=True, slots=True)
+class Coarsening:
+    """The search for a low resolution.
+
+    Attributes
+    ----------
+    covered : float
+        Share of the median image that a patch of the full resolution sees.
+    rounds : int
+        How often the spacing grew.
+    spacing, median_size : tuple of float, length 3
+        What it ended with.
+    choice : PatchChoice or None
+        The patch there; None when the spacing never grew.
+    voxel_ratio : float
+        Voxels of the full resolution over those of the low one.
+    kept : bool
+        Whether the configuration is worth having.
+    """
+
+    covered: float
+    rounds: int
+    spacing: tuple[float, ...]
+    median_size: tuple[float, ...]
+    choice: PatchChoice | None
+    voxel_ratio: float
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What the planner decided, and what it went through: for the plan, and for those who ask why.
+
+    Attributes
+    ----------
+    grid : Grid
+    flat : PatchChoice
+        Of 2d.
+    full : PatchChoice or None
+        Of 3d_fullres; None where the median image is a single slice.
+    coarsening : Coarsening or None
+        On the way to 3d_lowres; None where there is no `full`.
+    """
+
+    grid: Grid
+    flat: PatchChoice
+    full: PatchChoice | None
+    coarsening: Coarsening | None
+
+    @property
+    def low(self) -> PatchChoice | None:
+        """Of 3d_lowres, where there is one."""
+        return self.coarsening.choice if self.coarsening is not None and self.coarsening.kept else None
+
+
+def plan_geometry(grid: Grid, *, num_cases: int, num_labels: int, preset: Preset, gpu_memory_gb: float) -> Geometry:
+    """Patch, batch and topology of every configuration.
 
     Parameters
     ----------
@@ -96,25 +145,80 @@ def plan_configurations(
     num_cases : int
         `numTraining`.
     num_labels : int
-        Label names, background included.
+        Label names, with the background, regions and ignore label.
+    preset : Preset
+    gpu_memory_gb : float
+    """
+    voxels = prod(grid.median_size) * num_cases
+    flat = search(grid.spacing[1:], grid.median_size[1:], voxels, num_labels, preset, gpu_memory_gb)
+    if grid.median_size[0] == 1:
+        return Geometry(grid, flat, None, None)
+    full = search(grid.spacing, grid.median_size, voxels, num_labels, preset, gpu_memory_gb)
+    return Geometry(grid, flat, full, _coarsen(grid, full, num_cases, num_labels, preset, gpu_memory_gb))
+
+
+def _coarsen(
+    grid: Grid, full: PatchChoice, num_cases: int, num_labels: int, preset: Preset, gpu_memory_gb: float
+) -> Coarsening:
+    """Look for a resolution at which a patch sees enough of the image.
+
+    Notes
+    -----
+    The image is coarsened by 3 % at a time, fine axes first, until a patch covers a quarter of it; a result less
+    than twice as coarse in voxels is dropped. Source: nnU-Net v2 (2.8.1).
+    """
+    full_voxels = image_voxels = prod(grid.median_size)
+    covered = prod(full.topology.patch) / full_voxels
+    spacing, size, choice, rounds = grid.spacing, grid.median_size, None, 0
+    patch_voxels = float(prod(full.topology.patch))
+    while patch_voxels / image_voxels < LOW_RESOLUTION_BELOW:
+        fine = [max(spacing) / edge > 2 for edge in spacing]
+        grows = fine if any(fine) else [True] * 3
+        spacing = tuple(edge * COARSENING if grow else edge for edge, grow in zip(spacing, grows, strict=True))
+        exact = [a / b * n for a, b, n in zip(grid.spacing, spacing, grid.median_size, strict=True)]
+        image_voxels = prod(exact)
+        size = tuple(float(round(edge)) for edge in exact)
+        choice = search(spacing, size, image_voxels * num_cases, num_labels, preset, gpu_memory_gb)
+        patch_voxels = float(prod(choice.topology.patch))
+        rounds += 1
+    ratio = full_voxels / image_voxels
+    kept = choice is not None and (ratio >= 2 or not preset.drops_similar_low_resolution)
+    return Coarsening(covered, rounds, spacing, size, choice, ratio, kept)
+
+
+def plan_configurations(
+    geometry: Geometry,
+    *,
+    preset: Preset,
+    schemes: tuple[NormalizationScheme, ...],
+    use_mask: tuple[bool, ...],
+    mirror: tuple[int, ...],
+) -> dict[str, Configuration]:
+    """Every configuration in full.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    preset : Preset
     schemes, use_mask : tuple
         One entry a channel.
     mirror : tuple of int
         Axes of the transposed volume that may be mirrored.
-    gpu_memory_gb : float
 
     Returns
     -------
     dict of str to Configuration
-        ``2d`` always; ``3d_fullres`` unless the resampled median image is one slice.
+        ``2d`` always; ``3d_fullres`` unless the resampled median image is one slice; ``3d_lowres`` and
+        ``3d_cascade_fullres`` where a full-resolution patch sees too little of the image.
     """
-    voxels = float(np.prod(np.asarray(grid.median_size))) * num_cases
+    grid = geometry.grid
 
     def configuration(
         choice: PatchChoice, spacing: Sequence[float], size: Sequence[float], batch_dice: bool
     ) -> Configuration:
         d = len(spacing)
         stages = len(choice.topology.strides)
+        blocks = preset.encoder_blocks(stages)
         return Configuration(
             spacing=tuple(spacing),
             median_image_size_in_voxels=tuple(size),
@@ -124,8 +228,9 @@ def plan_configurations(
             kernel_sizes=choice.topology.kernels,
             features_per_stage=choice.features,
             n_stages=stages,
-            n_conv_per_stage=(CONVOLUTIONS_PER_STAGE,) * stages,
-            n_conv_per_stage_decoder=(CONVOLUTIONS_PER_STAGE,) * (stages - 1),
+            n_conv_per_stage=None if preset.residual else blocks,
+            n_blocks_per_stage=blocks if preset.residual else None,
+            n_conv_per_stage_decoder=preset.decoder_convolutions(stages),
             batch_dice=batch_dice,
             normalization_schemes=schemes,
             use_mask_for_norm=use_mask,
@@ -134,37 +239,15 @@ def plan_configurations(
             memory_proxy=choice.memory_proxy,
         )
 
-    flat = search(grid.spacing[1:], grid.median_size[1:], voxels, num_labels, gpu_memory_gb)
-    configurations = {"2d": configuration(flat, grid.spacing[1:], grid.median_size[1:], batch_dice=True)}
-    if grid.median_size[0] != 1:
-        full = search(grid.spacing, grid.median_size, voxels, num_labels, gpu_memory_gb)
-        # A full resolution beside a low one sees only a small part of each image, often without foreground.
-        sees_little = needs_low_resolution(grid, full, num_cases, num_labels, gpu_memory_gb)
-        configurations["3d_fullres"] = configuration(full, grid.spacing, grid.median_size, batch_dice=sees_little)
-    return configurations
-
-
-def needs_low_resolution(grid: Grid, full: PatchChoice, num_cases: int, num_labels: int, gpu_memory_gb: float) -> bool:
-    """Whether the full-resolution patch covers so little of the image that a coarser configuration is worth it.
-
-    Notes
-    -----
-    The image is coarsened by 3 % at a time, fine axes first, until a patch covers a quarter of it; a result less
-    than twice as coarse in voxels is dropped. Source: nnU-Net v2 (2.8.1).
-    """
-    spacing = np.asarray(grid.spacing)
-    full_size = np.asarray(grid.median_size)
-    full_voxels = float(np.prod(full_size))
-    image_voxels = full_voxels
-    patch_voxels = float(np.prod(np.asarray(full.topology.patch, dtype=np.float64)))
-    coarse = spacing.copy()
-    while patch_voxels / image_voxels < LOW_RESOLUTION_BELOW:
-        fine = coarse.max() / coarse > 2
-        coarse[fine if fine.any() else slice(None)] *= COARSENING
-        size = spacing / coarse * full_size
-        image_voxels = float(np.prod(size))
-        choice = search(
-            list(coarse), [float(edge) for edge in np.round(size)], image_voxels * num_cases, num_labels, gpu_memory_gb
-        )
-        patch_voxels = float(np.prod(np.asarray(choice.topology.patch, dtype=np.float64)))
-    return image_voxels < full_voxels and full_voxels / image_voxels >= 2
+    made = {"2d": configuration(geometry.flat, grid.spacing[1:], grid.median_size[1:], batch_dice=True)}
+    low, coarsening = geometry.low, geometry.coarsening
+    if low is not None and coarsening is not None:
+        small = configuration(low, coarsening.spacing, coarsening.median_size, batch_dice=False)
+        made["3d_lowres"] = replace(small, next_stage="3d_cascade_fullres")
+    if geometry.full is not None:
+        # Beside a low resolution the full one sees only a small part of each image, often without foreground.
+        full = configuration(geometry.full, grid.spacing, grid.median_size, batch_dice=low is not None)
+        made["3d_fullres"] = full
+        if low is not None:
+            made["3d_cascade_fullres"] = replace(full, previous_stage="3d_lowres")
+    return made

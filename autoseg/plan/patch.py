@@ -2,25 +2,36 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
-import numpy as np
-
+from autoseg.plan.presets import Preset
 from autoseg.plan.topology import Topology, topology
 
-REFERENCE_GB = 8.0
-REFERENCE_PROXY = {2: 85e6, 3: 560e6}
 REFERENCE_BATCH = {2: 12, 3: 2}
 START_VOXELS = {2: 2048.0**2, 3: 256.0**3}
 MAX_FEATURES = {2: 512, 3: 320}
 BASE_FEATURES = 32
-CONVOLUTIONS_PER_STAGE = 2
 SMALLEST_BATCH = 2
-DATASET_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A patch that the search looked at.
+
+    Attributes
+    ----------
+    patch : tuple of int
+    memory_proxy : float
+        Its estimate, in voxels x features.
+    """
+
+    patch: tuple[int, ...]
+    memory_proxy: float
 
 
 @dataclass(frozen=True, slots=True)
 class PatchChoice:
-    """What the search ended with.
+    """What the search ended with, and how it came there.
 
     Attributes
     ----------
@@ -32,12 +43,25 @@ class PatchChoice:
         One a stage.
     memory_proxy : float
         Estimate for the final patch, in voxels x features.
+    budget : float
+        What the proxy of a batch of `REFERENCE_BATCH` may reach.
+    affordable_batch, capped_batch : int
+        What memory allows, and what the dataset's size allows.
+    start : tuple of float
+        The patch before any rule: equal edges in mm, clipped to the median image.
+    steps : tuple of Step
+        Every patch of the search, the last of which was chosen.
     """
 
     topology: Topology
     batch_size: int
     features: tuple[int, ...]
     memory_proxy: float
+    budget: float
+    affordable_batch: int
+    capped_batch: int
+    start: tuple[float, ...]
+    steps: tuple[Step, ...]
 
 
 def features_per_stage(num_stages: int, dimensions: int) -> tuple[int, ...]:
@@ -45,24 +69,29 @@ def features_per_stage(num_stages: int, dimensions: int) -> tuple[int, ...]:
     return tuple(min(MAX_FEATURES[dimensions], BASE_FEATURES * 2**stage) for stage in range(num_stages))
 
 
-def memory_proxy(patch: Sequence[int], strides: Sequence[Sequence[int]], num_labels: int) -> float:
-    """Voxels x features of all feature maps of a plain U-Net for one sample.
+def memory_proxy(patch: Sequence[int], strides: Sequence[Sequence[int]], num_labels: int, preset: Preset) -> float:
+    """Voxels x features of all feature maps of a U-Net for one sample.
 
     Notes
     -----
-    Counts each convolution's output once, transposed convolutions at the finer level, and one segmentation head;
-    kernel sizes and input channels don't enter. Source: nnU-Net v2 (2.8.1).
+    Counts each convolution's output once (a residual stage's shortcut too, and the stem), transposed convolutions at
+    the finer level, and one segmentation head; kernel sizes and input channels don't enter. Source: nnU-Net v2
+    (2.8.1).
     """
+    num_stages = len(strides)
     voxels = []
-    cumulative = np.ones(len(patch))
+    size = [float(edge) for edge in patch]
     for stride in strides:
-        cumulative = cumulative * np.asarray(stride)
-        voxels.append(float(np.prod(np.asarray(patch) / cumulative)))
-    features = features_per_stage(len(strides), len(patch))
-    weighted = [f * v for f, v in zip(features, voxels, strict=True)]
-    encoder = CONVOLUTIONS_PER_STAGE * sum(weighted)
-    decoder = (CONVOLUTIONS_PER_STAGE + 1) * sum(weighted[:-1])
-    head = num_labels * voxels[0] if len(strides) > 1 else 0.0
+        size = [edge / factor for edge, factor in zip(size, stride, strict=True)]
+        voxels.append(prod(size))
+    weighted = [f * v for f, v in zip(features_per_stage(num_stages, len(patch)), voxels, strict=True)]
+    blocks = preset.encoder_blocks(num_stages)
+    if preset.residual:
+        encoder = weighted[0] + sum(2 * b * w for b, w in zip(blocks, weighted, strict=True)) + sum(weighted[1:])
+    else:
+        encoder = sum(b * w for b, w in zip(blocks, weighted, strict=True))
+    decoder = sum((b + 1) * w for b, w in zip(preset.decoder_convolutions(num_stages), weighted[:-1], strict=True))
+    head = num_labels * voxels[0] if num_stages > 1 else 0.0
     return encoder + decoder + head
 
 
@@ -71,6 +100,7 @@ def search(
     median_size: Sequence[float],
     dataset_voxels: float,
     num_labels: int,
+    preset: Preset,
     gpu_memory_gb: float,
 ) -> PatchChoice:
     """Shrink a huge patch until a batch of 2 fits, then give what memory is left to the batch.
@@ -84,7 +114,8 @@ def search(
     dataset_voxels : float
         Voxels of the median image times the number of cases.
     num_labels : int
-        Label names in dataset.json, background included.
+        Label names in dataset.json, background, regions and ignore label included.
+    preset : Preset
     gpu_memory_gb : float
         Memory target.
 
@@ -97,44 +128,61 @@ def search(
     Source: nnU-Net v2 (2.8.1); docs/explanation/patch-and-batch.md has a worked example.
     """
     d = len(spacing)
-    budget = REFERENCE_PROXY[d] * (gpu_memory_gb / REFERENCE_GB)
-    shape = topology(_start_patch(spacing, median_size), spacing)
-    cost = memory_proxy(shape.patch, shape.strides, num_labels)
-    while cost * SMALLEST_BATCH / REFERENCE_BATCH[d] > budget:
-        smaller = _shrink(shape, spacing, median_size)
-        if smaller == shape.patch:
+    reference = preset.reference_proxy_2d if d == 2 else preset.reference_proxy_3d
+    budget = reference * (gpu_memory_gb / preset.reference_gb)
+    batch_in_search = preset.flat_batch_in_search if d == 2 else REFERENCE_BATCH[3]
+    start = _start_patch(spacing, median_size)
+    shape = topology(start, spacing)
+    cost = memory_proxy(shape.patch, shape.strides, num_labels, preset)
+    steps = [Step(shape.patch, cost)]
+    while cost * batch_in_search / REFERENCE_BATCH[d] > budget:
+        smaller = _shrink(shape, spacing, median_size, {step.patch for step in steps})
+        if smaller is None:
             break
-        shape = topology(smaller, spacing)
-        cost = memory_proxy(shape.patch, shape.strides, num_labels)
+        shape = smaller
+        cost = memory_proxy(shape.patch, shape.strides, num_labels, preset)
+        steps.append(Step(shape.patch, cost))
     affordable = round(budget / cost * REFERENCE_BATCH[d])
-    cap = round(dataset_voxels * DATASET_SHARE / float(np.prod(np.asarray(shape.patch, dtype=np.float64))))
+    cap = round(dataset_voxels * preset.dataset_share / float(prod(shape.patch)))
     return PatchChoice(
         topology=shape,
         batch_size=max(min(affordable, cap), SMALLEST_BATCH),
         features=features_per_stage(len(shape.strides), d),
         memory_proxy=cost,
+        budget=budget,
+        affordable_batch=affordable,
+        capped_batch=cap,
+        start=tuple(start),
+        steps=tuple(steps),
     )
 
 
 def _start_patch(spacing: Sequence[float], median_size: Sequence[float]) -> list[float]:
     """Equal physical edges and a huge volume, clipped to the median image."""
     d = len(spacing)
-    voxels_per_mm = 1 / np.asarray(spacing, dtype=np.float64)
-    scale = (START_VOXELS[d] / np.prod(voxels_per_mm)) ** (1 / d)
-    return [min(round(float(edge)), limit) for edge, limit in zip(voxels_per_mm * scale, median_size, strict=True)]
+    voxels_per_mm = [1 / edge for edge in spacing]
+    scale = (START_VOXELS[d] / prod(voxels_per_mm)) ** (1 / d)
+    return [min(round(count * scale), limit) for count, limit in zip(voxels_per_mm, median_size, strict=True)]
 
 
-def _shrink(shape: Topology, spacing: Sequence[float], median_size: Sequence[float]) -> tuple[int, ...]:
+def _shrink(
+    shape: Topology, spacing: Sequence[float], median_size: Sequence[float], seen: set[tuple[int, ...]]
+) -> Topology | None:
     """Take one divisor off the axis that is largest relative to the median image (the last one if tied).
 
     The divisor is that of the patch already made smaller: it can be less than the present one, so that no legal
-    size is skipped (256 -> 224, not 192).
+    size is skipped (256 -> 224, not 192). An axis that can't be made smaller, or whose padding leads back to a patch
+    seen before, gives way to the next; None when there is none left.
     """
     ratios = [edge / limit for edge, limit in zip(shape.patch, median_size, strict=True)]
-    axis = max(range(len(ratios)), key=lambda a: (ratios[a], a))
-    probe = list(shape.patch)
-    probe[axis] -= shape.divisors[axis]
-    step = topology(probe, spacing).divisors[axis]
-    smaller = list(shape.patch)
-    smaller[axis] -= step
-    return tuple(smaller) if smaller[axis] >= 1 else shape.patch
+    for axis in sorted(range(len(ratios)), key=lambda a: (ratios[a], a), reverse=True):
+        smaller = list(shape.patch)
+        smaller[axis] -= shape.divisors[axis]
+        divisor = topology(smaller, spacing).divisors[axis]
+        smaller[axis] = shape.patch[axis] - divisor
+        if smaller[axis] < 1:
+            continue
+        made = topology(smaller, spacing)
+        if made.patch not in seen:
+            return made
+    return None

@@ -78,7 +78,9 @@ def load_model(folder: FoldFolder, device: torch.device) -> LoadedModel:
             where=str(folder.root),
             hint=f"autoseg train {manifest.fold} goes on with it",
         )
-    network = build_network(manifest.configuration, len(manifest.plan.channel_names), manifest.plan.num_classes)
+    network = build_network(
+        manifest.configuration, manifest.plan.num_inputs(manifest.configuration), manifest.plan.num_classes
+    )
     try:
         network.load_state_dict(load_file(folder.weights))
     except (RuntimeError, OSError, SafetensorError) as error:

@@ -186,7 +186,7 @@ def _run(
     configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
     # The weights' beginning depends on the seed and the fold alone.
     torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
-    network = build_network(configuration, len(task.plan.channel_names), task.plan.num_classes).to(device)
+    network = build_network(configuration, task.plan.num_inputs(configuration), task.plan.num_classes).to(device)
     training_cases, validation_cases = cases(task.cases.training), cases(task.cases.validation)
     batches = _batch_recipes(task)
     if earlier is not None and torch.device(earlier.device).type == device.type:

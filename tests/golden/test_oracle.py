@@ -4,10 +4,17 @@ import json
 
 import pytest
 
-from autoseg.plan.configurations import plan_configurations, target_grid
+from autoseg.plan.configurations import plan_configurations, plan_geometry, target_grid
 from autoseg.plan.normalization import masked, normalization_schemes
+from autoseg.plan.presets import PRESETS
 
-PLANNED_HERE = {"2d", "3d_fullres"}
+PLANNERS = {
+    "ExperimentPlanner": "plain",
+    "ResEncUNetPlanner": "resenc-legacy",
+    "nnUNetPlannerResEncM": "resenc-m",
+    "nnUNetPlannerResEncL": "resenc-l",
+    "nnUNetPlannerResEncXL": "resenc-xl",
+}
 SCHEMES = {
     "CTNormalization": "ct",
     "ZScoreNormalization": "zscore",
@@ -22,7 +29,6 @@ WHOLE = (
     "kernel_sizes",
     "features_per_stage",
     "n_stages",
-    "n_conv_per_stage",
     "n_conv_per_stage_decoder",
     "batch_dice",
     "use_mask_for_norm",
@@ -38,8 +44,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("recorded", [pytest.param(None, marks=pytest.mark.skip(reason=reason))])
         return
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    plain = [record for record in records if record["input"]["planner"] == "ExperimentPlanner"]
-    metafunc.parametrize("recorded", plain, ids=[f"{record['category']}-{record['id']}" for record in plain])
+    metafunc.parametrize("recorded", records, ids=[f"{record['category']}-{record['id']}" for record in records])
 
 
 def close(values):
@@ -56,14 +61,20 @@ def ours(given):
     )
     channels = given["channel_names"]
     schemes = normalization_schemes([channels[number] for number in sorted(channels, key=int)])
-    return grid, plan_configurations(
+    preset = PRESETS[PLANNERS[given["planner"]]]
+    geometry = plan_geometry(
         grid,
         num_cases=given["numTraining"],
         num_labels=len(given["labels"]),
+        preset=preset,
+        gpu_memory_gb=given["gpu_memory_target_in_gb"] or preset.reference_gb,
+    )
+    return grid, plan_configurations(
+        geometry,
+        preset=preset,
         schemes=schemes,
         use_mask=masked(schemes, given["median_relative_size_after_cropping"]),
         mirror=(0, 1, 2),
-        gpu_memory_gb=given["gpu_memory_target_in_gb"] or 8,
     )
 
 
@@ -74,9 +85,19 @@ def test_a_recorded_plan_is_reproduced(recorded):
     assert list(grid.backward) == plans["transpose_backward"]
     assert list(grid.original_spacing) == close(plans["original_median_spacing_after_transp"])
     assert list(grid.original_shape) == close(plans["original_median_shape_after_transp"])
-    assert set(planned) == set(plans["configurations"]) & PLANNED_HERE
+    assert set(planned) == set(plans["configurations"])
     for name, configuration in planned.items():
         expected = plans["configurations"][name]
+        assert configuration.previous_stage == expected.get("previous_stage")
+        assert configuration.next_stage == expected.get("next_stage")
+        if "inherits_from" in expected:
+            own = {"inherits_from", "previous_stage"}
+            expected = plans["configurations"][expected["inherits_from"]] | {
+                key: value for key, value in expected.items() if key not in own
+            }
+        for key in ("n_conv_per_stage", "n_blocks_per_stage"):
+            assert getattr(configuration, key) == (tuple(expected[key]) if key in expected else None)
+        assert expected["network_class_name"].endswith("ResidualEncoderUNet") == configuration.residual
         # JSON turns tuples into lists at every depth.
         assert {key: json.loads(json.dumps(getattr(configuration, key))) for key in WHOLE} == {
             key: expected[key] for key in WHOLE

@@ -105,6 +105,9 @@ def test_every_command_has_help(command, flag):
         ("predict", ".", "out", "--step", "nan"),
         ("predict", ".", "out.nii.gz"),
         ("plan", "raw", "--gpu-memory", "inf"),
+        ("plan", "raw", "--preset", "resenc"),
+        ("plan", "raw", "--spacing", "1,1"),
+        ("plan", "raw", "--spacing", "1,0,1"),
         ("predict", ".", "out", "--folds", "0,x"),
         ("evaluate", "nowhere", "."),
         ("compare", "."),
@@ -229,6 +232,17 @@ def test_somebody_elses_description_is_not_written_over(tmp_path):
     # The folder above two plain ones holds nobody's description: it may as well be worked in.
     assert call("plan", "--images", raw / "images", "--labels", raw / "labels", "-w", raw, *options)[0] == 0
     assert (raw / "plan.json").exists()
+
+
+def test_the_second_stage_of_a_cascade_is_not_trained(workspace):
+    def cascade(plan):
+        full = plan["configurations"]["3d_fullres"]
+        plan["configurations"]["3d_lowres"] = full
+        plan["configurations"]["3d_cascade_fullres"] = {**full, "previous_stage": "3d_lowres"}
+
+    edit(workspace.plan, cascade)
+    message = explained("train", "0", "-w", workspace.root, "--configuration", "3d_cascade_fullres")
+    assert "train 3d_lowres or 3d_fullres" in message
 
 
 def save(path, seed):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from autoseg.networks.blocks import ConvolutionBlock, Head, InstanceNorm
-from autoseg.networks.unet import UNet, build_network
+from autoseg.networks.blocks import ConvolutionBlock, Head, InstanceNorm, ResidualBlock
+from autoseg.networks.unet import UNet, _initialise, build_network
 from autoseg.train.losses import deep_loss, level_weights
 
 LAYOUTS = [torch.contiguous_format, "channels last"]
@@ -111,10 +111,17 @@ SHAPES = [
 ]
 
 
+@pytest.fixture(params=["plain", "residual"])
+def encoder(request):
+    return request.param
+
+
 @pytest.fixture(params=SHAPES, ids=["2D", "3D", "anisotropic", "two stages", "one stage"])
-def configuration(request, build_configuration):
+def configuration(request, encoder, build_configuration):
     patch, strides, kernels = request.param
     changes = {} if kernels is None else {"kernel_sizes": kernels}
+    if encoder == "residual":
+        changes |= {"n_conv_per_stage": None, "n_blocks_per_stage": (1, 3, 4, 6)[: len(strides)]}
     return build_configuration(patch, strides, channels=2, **changes)
 
 
@@ -142,6 +149,10 @@ def test_there_is_a_level_for_each_decoder_stage_the_finest_first(configuration)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_backward_reaches_every_parameter_that_the_loss_uses(configuration, layout):
     network = build_network(configuration, 2, 3)
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):
+            # As it starts, a block lets nothing through to its convolutions.
+            torch.nn.init.ones_(module.norm.weight)
     weights = level_weights(len(network.heads))
     x = laid_out(torch.randn(2, 2, *configuration.patch_size), layout)
     target = torch.randint(0, 3, (2, *configuration.patch_size))
@@ -176,8 +187,9 @@ def test_the_number_of_parameters_is_that_of_the_plain_network():
         features=(4, 8),
         kernels=((3, 3), (3, 3)),
         strides=((1, 1), (2, 2)),
-        convolutions=(2, 2),
+        encoder_blocks=(2, 2),
         decoder_convolutions=(2,),
+        residual=False,
     )
 
     def block(n_in, n_out):
@@ -186,6 +198,36 @@ def test_the_number_of_parameters_is_that_of_the_plain_network():
     encoder = block(1, 4) + block(4, 4) + block(4, 8) + block(8, 8)
     decoder = (4 * 8 * 4 + 4) + block(8, 4) + block(4, 4)
     assert sum(p.numel() for p in network.parameters()) == encoder + decoder + (4 * 2 + 2)
+
+
+def test_a_residual_encoder_counts_stem_blocks_and_shortcuts():
+    network = UNet(
+        1,
+        2,
+        features=(4, 8),
+        kernels=((3, 3), (3, 3)),
+        strides=((1, 1), (2, 2)),
+        encoder_blocks=(1, 3),
+        decoder_convolutions=(1,),
+        residual=True,
+    )
+
+    def block(n_in, n_out):
+        return 9 * n_in * n_out + n_out + 2 * n_out
+
+    stem = block(1, 4)
+    encoder = 2 * block(4, 4) + block(4, 8) + 5 * block(8, 8)
+    shortcut = 4 * 8 + 2 * 8
+    decoder = (4 * 8 * 4 + 4) + block(8, 4)
+    assert sum(p.numel() for p in network.parameters()) == stem + encoder + shortcut + decoder + (4 * 2 + 2)
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "stride"), [(4, 4, (1, 1, 1)), (4, 8, (1, 2, 2))])
+def test_a_residual_block_starts_as_its_shortcut(build_configuration, inputs, outputs, stride):
+    block = ResidualBlock(inputs, outputs, (3, 3, 3), stride).apply(_initialise)
+    x = torch.randn(2, inputs, 4, 8, 8)
+    expected = functional.leaky_relu(block.shortcut(functional.avg_pool3d(x, stride, stride)), 0.01)
+    torch.testing.assert_close(block(x), expected)
 
 
 def test_weights_start_as_he_normal_and_biases_at_zero(build_configuration):

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from autoseg.artifacts.base import read, write
 from autoseg.artifacts.plan import Plan, Training
 from autoseg.errors import ArtifactError
-from autoseg.plan.stage import make_plan, run
+from autoseg.plan.stage import Wishes, make_plan, run
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def out(tmp_path):
 
 
 def test_a_plan_is_written_and_copies_what_it_is_made_from(dataset, fingerprint, out):
-    plan = run(dataset, fingerprint, out, gpu_memory_gb=8.0)
+    plan = run(dataset, fingerprint, out)
     assert read(out, Plan) == plan
     assert plan.labels == dataset.labels
     assert plan.channel_names == dataset.channel_names
@@ -57,12 +57,32 @@ def test_changed_inputs_make_a_new_plan_and_save_the_old(dataset, fingerprint, o
 
 def test_every_input_counts(dataset, fingerprint):
     hashes = {
-        make_plan(dataset, fingerprint, 8.0).inputs_sha256,
-        make_plan(dataset, fingerprint, 16.0).inputs_sha256,
-        make_plan(replace(dataset, num_training=7), fingerprint, 8.0).inputs_sha256,
-        make_plan(dataset, replace(fingerprint, inputs_sha256="1"), 8.0).inputs_sha256,
+        make_plan(dataset, fingerprint).inputs_sha256,
+        make_plan(dataset, fingerprint, Wishes(gpu_memory_gb=16)).inputs_sha256,
+        make_plan(dataset, fingerprint, Wishes(preset="resenc-m")).inputs_sha256,
+        make_plan(dataset, fingerprint, Wishes(spacing=(2, 2, 2))).inputs_sha256,
+        make_plan(replace(dataset, num_training=7), fingerprint).inputs_sha256,
+        make_plan(dataset, replace(fingerprint, inputs_sha256="1")).inputs_sha256,
     }
-    assert len(hashes) == 4
+    assert len(hashes) == 6
+    # The usual values, said or not, are the same.
+    assert make_plan(dataset, fingerprint, Wishes(gpu_memory_gb=8)).inputs_sha256 in hashes
+
+
+@pytest.mark.parametrize(("preset", "gigabytes"), [("resenc-m", 8), ("resenc-l", 24), ("resenc-xl", 40)])
+def test_a_residual_preset_is_planned_for_its_own_memory(dataset, fingerprint, preset, gigabytes):
+    plan = make_plan(dataset, fingerprint, Wishes(preset=preset))
+    assert (plan.preset, plan.gpu_memory_gb) == (preset, gigabytes)
+    full = plan.configurations["3d_fullres"]
+    assert full.n_conv_per_stage is None
+    assert full.n_blocks_per_stage == (1, 3, 4, 6, 6, 6)[: full.n_stages]
+    assert full.n_conv_per_stage_decoder == (1,) * (full.n_stages - 1)
+
+
+def test_a_spacing_of_ones_own_counts_for_the_axis_order_too(dataset, fingerprint):
+    plan = make_plan(dataset, fingerprint, Wishes(spacing=(1.0, 1.0, 3.0)))
+    assert plan.transpose_forward == (2, 0, 1)
+    assert plan.configurations["3d_fullres"].spacing == (3.0, 1.0, 1.0)
 
 
 def test_a_damaged_plan_is_explained_and_not_overwritten(dataset, fingerprint, out):
