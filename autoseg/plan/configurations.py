@@ -177,7 +177,8 @@ def _coarsen(
         spacing = tuple(edge * COARSENING if grow else edge for edge, grow in zip(spacing, grows, strict=True))
         exact = [a / b * n for a, b, n in zip(grid.spacing, spacing, grid.median_size, strict=True)]
         image_voxels = prod(exact)
-        size = tuple(float(round(edge)) for edge in exact)
+        # A thin axis would round to nothing, where nnU-Net's planner fails.
+        size = tuple(float(max(1, round(edge))) for edge in exact)
         choice = search(spacing, size, image_voxels * num_cases, num_labels, preset, gpu_memory_gb)
         patch_voxels = float(prod(choice.topology.patch))
         rounds += 1

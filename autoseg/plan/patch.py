@@ -162,7 +162,8 @@ def _start_patch(spacing: Sequence[float], median_size: Sequence[float]) -> list
     d = len(spacing)
     voxels_per_mm = [1 / edge for edge in spacing]
     scale = (START_VOXELS[d] / prod(voxels_per_mm)) ** (1 / d)
-    return [min(round(count * scale), limit) for count, limit in zip(voxels_per_mm, median_size, strict=True)]
+    # An axis coarser than that edge would round to nothing, where nnU-Net's planner fails.
+    return [min(max(1, round(count * scale)), limit) for count, limit in zip(voxels_per_mm, median_size, strict=True)]
 
 
 def _shrink(

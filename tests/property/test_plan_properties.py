@@ -1,0 +1,110 @@
+"""Whatever a dataset measures, a sound plan comes out."""
+
+from math import ceil
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autoseg.networks.unet import build_network
+from autoseg.plan.configurations import plan_configurations, plan_geometry, target_grid
+from autoseg.plan.normalization import masked, normalization_schemes
+from autoseg.plan.patch import SMALLEST_BATCH, memory_proxy
+from autoseg.plan.presets import PRESETS
+from autoseg.plan.topology import topology
+from autoseg.train.losses import level_weights
+
+SMALL_ENOUGH_TO_RUN = 2e7  # memory proxy
+
+
+@st.composite
+def measurements(draw):
+    """Spacings and cropped shapes of a dataset, and the rest that the planner asks for."""
+    count = draw(st.one_of(st.integers(1, 5), st.just(1000)))
+    edge = st.one_of(st.just(1), st.integers(1, 40), st.integers(1, 1500))
+    gap = st.one_of(st.just(1.0), st.floats(1e-3, 50, allow_nan=False))
+    few = st.integers(1, 3)
+    shapes = draw(st.lists(st.tuples(edge, edge, edge), min_size=1, max_size=draw(few)))
+    spacings = draw(st.lists(st.tuples(gap, gap, gap), min_size=1, max_size=draw(few)))
+    return {
+        "count": count,
+        "shapes": shapes,
+        "spacings": spacings,
+        "channels": draw(st.lists(st.sampled_from(["CT", "MR", "R", "noNorm"]), min_size=1, max_size=10)),
+        "num_labels": draw(st.integers(2, 201)),
+        "gpu_memory_gb": draw(st.floats(1, 80)),
+        "preset": draw(st.sampled_from(list(PRESETS))),
+        "relative_size": draw(st.floats(0.01, 1)),
+    }
+
+
+def planned(measured):
+    """Geometry and configurations."""
+    cases = range(measured["count"])
+    spacings, shapes = measured["spacings"], measured["shapes"]
+    grid = target_grid([spacings[i % len(spacings)] for i in cases], [shapes[i % len(shapes)] for i in cases])
+    preset = PRESETS[measured["preset"]]
+    geometry = plan_geometry(
+        grid,
+        num_cases=measured["count"],
+        num_labels=measured["num_labels"],
+        preset=preset,
+        gpu_memory_gb=measured["gpu_memory_gb"],
+    )
+    schemes = normalization_schemes(measured["channels"])
+    mask = masked(schemes, measured["relative_size"])
+    return geometry, plan_configurations(geometry, preset=preset, schemes=schemes, use_mask=mask, mirror=(0, 1, 2))
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(measurements())
+def test_any_dataset_gets_a_sound_plan(measured):
+    geometry, plans = planned(measured)
+    assert "2d" in plans
+    for configuration in plans.values():
+        assert configuration.batch_size >= SMALLEST_BATCH
+        sizes = zip(
+            configuration.patch_size, configuration.divisors, configuration.median_image_size_in_voxels, strict=True
+        )
+        for edge, divisor, limit in sizes:
+            assert edge % divisor == 0
+            assert edge <= ceil(limit / divisor) * divisor
+        weights = level_weights(max(1, configuration.n_stages - 1))
+        assert abs(sum(weights) - 1) < 1e-9
+        assert min(weights) >= 0
+    preset = PRESETS[measured["preset"]]
+    for choice in filter(None, (geometry.flat, geometry.full, geometry.low)):
+        flat = len(choice.topology.patch) == 2
+        share = preset.flat_batch_in_search / 12 if flat else 1
+        if choice.memory_proxy * share > choice.budget:
+            assert stuck(choice, geometry, preset, measured["num_labels"])
+
+
+def stuck(choice, geometry, preset, num_labels):
+    """Whether every smaller patch next to this one was tried already, or there is none."""
+    grid = geometry.grid
+    spacing = grid.spacing[-len(choice.topology.patch) :]
+    seen = {step.patch for step in choice.steps}
+    for axis, divisor in enumerate(choice.topology.divisors):
+        smaller = list(choice.topology.patch)
+        smaller[axis] -= divisor
+        if smaller[axis] < 1:
+            continue
+        made = topology(smaller, spacing)
+        less = memory_proxy(made.patch, made.strides, num_labels, preset) < choice.memory_proxy
+        if less and made.patch not in seen:
+            return False
+    return True
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(measurements())
+def test_the_network_of_a_plan_runs(measured):
+    _, plans = planned(measured)
+    for name, configuration in plans.items():
+        if configuration.memory_proxy > SMALL_ENOUGH_TO_RUN or name == "3d_cascade_fullres":
+            continue
+        network = build_network(configuration, len(measured["channels"]), measured["num_labels"])
+        with torch.inference_mode():
+            x = torch.zeros(1, len(measured["channels"]), *configuration.patch_size)
+            assert network(x).shape == (1, measured["num_labels"], *configuration.patch_size)
