@@ -133,7 +133,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (B, inputs, *edges) -> (B, outputs, *edges / stride)."""
-        around = self.shortcut(self.pool(x))
+        # On CPUs autocast pools volumes in float32, which must not spread along the additions of a whole stage.
+        around = self.shortcut(self.pool(x).to(x.dtype))
         y: Tensor = self.activation(self.norm(self.convolution(self.first(x))) + around)
         return y
 
@@ -166,5 +167,6 @@ class Head(nn.Module):
         """Shape (B, inputs, *edges) -> (B, classes, *edges)."""
         if x.movedim(1, -1).is_contiguous():
             return functional.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
-        flat = torch.matmul(self.weight.flatten(1), x.flatten(2)) + self.bias[:, None]
+        # One product a sample: a broadcast matmul would copy the whole input.
+        flat = torch.bmm(self.weight.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2)) + self.bias[:, None]
         return flat.reshape(x.shape[0], -1, *x.shape[2:])

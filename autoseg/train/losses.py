@@ -44,10 +44,13 @@ def dice_cross_entropy(logits_bkzyx: Tensor, target_bzyx: Tensor, *, batch_dice:
     log_p = functional.log_softmax(logits_bkzyx.float(), dim=1)
     cross_entropy = functional.nll_loss(log_p, target_bzyx)
     p = log_p.exp()
-    target = torch.zeros_like(p, dtype=torch.bool).scatter_(1, target_bzyx[:, None], value=True)
+    # Masks are never multiplied or summed: they would become numbers first, four or eight times as large.
+    elsewhere = torch.ones_like(p, dtype=torch.bool).scatter_(1, target_bzyx[:, None], value=False)
     space = tuple(range(2, p.ndim))
-    overlap = (p * target).sum(space)[:, 1:]
-    size = p.sum(space)[:, 1:] + target.sum(space)[:, 1:]
+    overlap = p.masked_fill(elsewhere, 0).sum(space)[:, 1:]
+    voxels = target_bzyx.flatten(1)
+    true_size = p.new_zeros(p.shape[:2]).scatter_add_(1, voxels, p.new_ones(()).expand_as(voxels))
+    size = p.sum(space)[:, 1:] + true_size[:, 1:]
     if batch_dice:
         overlap, size = overlap.sum(0), size.sum(0)
     dice = (2 * overlap + SMOOTH) / (size + SMOOTH)

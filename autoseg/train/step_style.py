@@ -31,19 +31,10 @@ def choose_step(
     dict of str to float
         Seconds a step of each candidate; empty where the choice is known without measuring.
 
-    Notes
-    -----
-    CUDA has bfloat16 units wherever it says so, else float16 with a scaled loss is what the field trains with. On
-    CPUs bfloat16 is several times faster with AMX or AVX-512 BF16 and several times slower without, so it is timed.
     """
-    if device.type == "cuda":
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return StepStyle(precision="bfloat16" if bf16 else "float16"), {}
-    if device.type != "cpu":
-        return StepStyle(precision="float32"), {}
-    precisions: tuple[Precision, ...] = ("bfloat16", "float32")
-    ways = (False,) if batch_dice else (True, False)
-    styles = [StepStyle(precision=p, sample_by_sample=apart) for p in precisions for apart in ways]
+    styles = candidates(device, batch_dice=batch_dice)
+    if len(styles) == 1:
+        return styles[0], {}
     for style in styles:
         step(style)
     seconds = {style: _timed(step, style) for style in styles}
@@ -55,6 +46,24 @@ def choose_step(
                 seconds[style] = min(seconds[style], _timed(step, style))
     fastest = min(styles, key=lambda style: seconds[style])
     return fastest, {describe_step(style): round(taken, 4) for style, taken in seconds.items()}
+
+
+def candidates(device: torch.device, *, batch_dice: bool) -> list[StepStyle]:
+    """The ways to compute a step that are worth trying on a device.
+
+    Notes
+    -----
+    CUDA has bfloat16 units wherever it says so, else float16 with a scaled loss is what the field trains with. On
+    CPUs bfloat16 is several times faster with AMX or AVX-512 BF16 and several times slower without, so it is timed.
+    """
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return [StepStyle(precision="bfloat16" if bf16 else "float16")]
+    if device.type != "cpu":
+        return [StepStyle(precision="float32")]
+    precisions: tuple[Precision, ...] = ("bfloat16", "float32")
+    ways = (False,) if batch_dice else (True, False)
+    return [StepStyle(precision=p, sample_by_sample=apart) for p in precisions for apart in ways]
 
 
 def describe_step(style: StepStyle) -> str:

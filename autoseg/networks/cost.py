@@ -1,0 +1,337 @@
+"""What a training step costs in memory, from the configuration alone: nothing is allocated, torch is not loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+
+from autoseg.artifacts.model import StepStyle
+from autoseg.artifacts.plan import Configuration
+
+FLOAT = 4
+MASK = 1
+CLASS_INDEX = 8
+WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class StepMemory:
+    """Bytes that tensors take at the worst moment of a training step.
+
+    Attributes
+    ----------
+    parameter_bytes, gradient_bytes, optimizer_bytes : int
+        Weights, their gradients, and the optimizer's momentum, each float32.
+    input_bytes : int
+        The batch, on the device: float32 images and int64 labels.
+    activation_bytes : int
+        What the layers and the loss keep for the way back.
+    peak_bytes : int
+        All tensors at the worst moment, those that come and go included; less than the sum of the parts where these
+        don't come together.
+    """
+
+    parameter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    input_bytes: int
+    activation_bytes: int
+    peak_bytes: int
+
+
+def training_step_memory(
+    configuration: Configuration, num_channels: int, num_classes: int, style: StepStyle, *, on_cpu: bool = True
+) -> StepMemory:
+    """Memory of a training step of `autoseg.networks.unet.UNet`.
+
+    Parameters
+    ----------
+    configuration : Configuration
+    num_channels, num_classes : int
+        Inputs and outputs of the network.
+    style : StepStyle
+        In which precision, and whether sample by sample.
+    on_cpu : bool
+        On CPUs decoder stages join by a sum of two convolutions, elsewhere by concatenation; and oneDNN takes
+        memory for weight gradients.
+
+    Returns
+    -------
+    StepMemory
+
+    Notes
+    -----
+    The step is replayed as autograd does it: on the way forward each operation adds what it keeps, on the way back
+    operations go in reverse order, each making the gradient of its inputs before it lets go of what it kept. What
+    libraries take for themselves (cuDNN's and oneDNN's workspace) and what allocators hold back is not counted.
+    docs/explanation/memory.md compares these figures with measured ones.
+    """
+    samples = 1 if style.sample_by_sample else configuration.batch_size
+    tape = _Tape(WIDTH[style.precision], samples, channels_last=style.sample_by_sample, on_cpu=on_cpu)
+    activations = _losses(tape, _network(tape, configuration, num_channels, num_classes))
+    weights = FLOAT * tape.num_weights
+    passes = configuration.batch_size // samples
+    in_step = tape.peak_on_the_way_back(gradients=weights if passes > 1 else 0)
+    # Weight decay and momentum each make a new gradient, parameter by parameter.
+    in_update = weights + 2 * FLOAT * tape.most_weights
+    voxels = prod(configuration.patch_size) * configuration.batch_size
+    inputs = voxels * (FLOAT * num_channels + CLASS_INDEX)
+    return StepMemory(
+        parameter_bytes=weights,
+        gradient_bytes=weights,
+        optimizer_bytes=weights,
+        input_bytes=inputs,
+        activation_bytes=activations,
+        peak_bytes=2 * weights + inputs + max(in_step, tape.peak_on_the_way, in_update),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """An operation of the forward pass.
+
+    Attributes
+    ----------
+    inputs : tuple of int
+        Operations whose outputs it takes, if these need a gradient.
+    out_bytes : int
+        Of its output, and of the gradient that comes back for it.
+    kept_bytes : int
+        What it alone holds until its way back is done.
+    num_weights : int
+    workspace_bytes : int
+        Taken on the way back and given up at once.
+    hands_on : bool
+        On the way back it gives its inputs the gradient that it got, and makes none.
+    """
+
+    inputs: tuple[int, ...]
+    out_bytes: int
+    kept_bytes: int = 0
+    num_weights: int = 0
+    workspace_bytes: int = 0
+    hands_on: bool = False
+
+
+@dataclass(slots=True)
+class _Tape:
+    """The forward pass of `samples` samples, operation by operation."""
+
+    width: int
+    samples: int
+    channels_last: bool
+    on_cpu: bool
+    nodes: list[_Node] = field(default_factory=list)
+    kept: int = 0
+    peak_on_the_way: int = 0
+    num_weights: int = 0
+    most_weights: int = 0
+
+    def add(self, node: _Node, *, passing_bytes: int = 0) -> int:
+        """Append an operation, during which further `passing_bytes` come and go; gives its number."""
+        self.nodes.append(node)
+        self.kept += node.kept_bytes
+        self.peak_on_the_way = max(self.peak_on_the_way, self.kept + passing_bytes)
+        self.num_weights += node.num_weights
+        self.most_weights = max(self.most_weights, node.num_weights)
+        return len(self.nodes) - 1
+
+    def let_go(self, number: int) -> None:
+        """What an operation kept is not needed for its way back."""
+        self.kept -= self.nodes[number].kept_bytes
+        self.nodes[number] = replace(self.nodes[number], kept_bytes=0)
+
+    def peak_on_the_way_back(self, gradients: int) -> int:
+        """Most bytes at a time while gradients are made; `gradients` are there before."""
+        kept, peak, waiting = self.kept, self.kept, {len(self.nodes) - 1: 0}
+        accumulates = gradients > 0
+        for number in range(len(self.nodes) - 1, -1, -1):
+            node = self.nodes[number]
+            incoming = waiting.pop(number, 0)
+            there = kept + gradients + sum(waiting.values())
+            made = 0
+            for source in sorted(node.inputs):
+                size = self.nodes[source].out_bytes
+                if node.hands_on:
+                    # One tensor for all inputs: it lives as long as the first of them waits for it.
+                    waiting[source] = max(waiting.get(source, 0), size if source == min(node.inputs) else 0)
+                else:
+                    made += size
+                    waiting[source] = size
+            own = node.num_weights * FLOAT
+            rounded = node.num_weights * self.width if self.width != FLOAT else 0
+            peak = max(peak, there + incoming + made + own + rounded + node.workspace_bytes)
+            gradients += 0 if accumulates else own
+            kept -= node.kept_bytes
+        return peak
+
+
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """A feature map: which operation made it, its channels and edges."""
+
+    source: int | None
+    channels: int
+    edges: tuple[int, ...]
+
+    def num_values(self, samples: int) -> int:
+        return samples * self.channels * prod(self.edges)
+
+
+def _convolve(
+    tape: _Tape, x: _Map, channels: int, kernel: Sequence[int], stride: Sequence[int], *, bias: bool = True
+) -> _Map:
+    """A convolution: its input is kept by what made it, its weight in the step's precision by itself."""
+    edges = tuple(edge // factor for edge, factor in zip(x.edges, stride, strict=True))
+    made = _Map(None, channels, edges)
+    weights = channels * (x.channels * prod(kernel) + bias)
+    kept = weights * tape.width if tape.width != FLOAT else 0
+    inputs: tuple[int, ...] = ()
+    if x.source is None:
+        # The image itself: rounded for the convolution, and no gradient goes there.
+        kept += x.num_values(tape.samples) * tape.width if tape.width != FLOAT else 0
+    else:
+        inputs = (x.source,)
+    workspace = _workspace(tape, _size(tape, x) + _size(tape, made))
+    return _put(tape, _Node(inputs, _size(tape, made), kept, weights, workspace), made)
+
+
+def _workspace(tape: _Tape, in_and_out_bytes: int) -> int:
+    """What oneDNN takes for a weight's gradient: input and output in its own layout, and once more in low precision."""
+    if not tape.on_cpu:
+        return 0
+    return in_and_out_bytes * ((not tape.channels_last) + (tape.width != FLOAT))
+
+
+def _size(tape: _Tape, made: _Map) -> int:
+    return made.num_values(tape.samples) * tape.width
+
+
+def _put(tape: _Tape, node: _Node, made: _Map, *, passing_bytes: int = 0) -> _Map:
+    return _Map(tape.add(node, passing_bytes=passing_bytes), made.channels, made.edges)
+
+
+def _normalize(tape: _Tape, x: _Map) -> _Map:
+    """Instance norm: it keeps its input, which the convolution before does not need any more."""
+    size = _size(tape, x)
+    return _put(tape, _Node((_source(x),), size, size, 2 * x.channels), x, passing_bytes=size)
+
+
+def _activate(tape: _Tape, x: _Map) -> _Map:
+    """Leaky ReLU in place: it keeps its output, which is the next layer's input too."""
+    size = _size(tape, x)
+    return _put(tape, _Node((_source(x),), size, size), x)
+
+
+def _source(x: _Map) -> int:
+    if x.source is None:
+        message = "the image has no operation that made it"
+        raise ValueError(message)
+    return x.source
+
+
+def _block(tape: _Tape, x: _Map, channels: int, kernel: Sequence[int], stride: Sequence[int]) -> _Map:
+    """`ConvolutionBlock.forward`."""
+    return _activate(tape, _normalize(tape, _convolve(tape, x, channels, kernel, stride)))
+
+
+def _residual_block(tape: _Tape, x: _Map, channels: int, kernel: Sequence[int], stride: Sequence[int]) -> _Map:
+    """`ResidualBlock.forward`."""
+    still = (1,) * len(kernel)
+    around = x
+    if max(stride) > 1:
+        edges = tuple(edge // factor for edge, factor in zip(x.edges, stride, strict=True))
+        around = _Map(None, x.channels, edges)
+        kept = _size(tape, around) if x.channels != channels else 0
+        if tape.on_cpu and tape.width != FLOAT and len(kernel) == 3:
+            # On CPUs autocast pools volumes in float32 and keeps the copy.
+            kept += FLOAT * x.num_values(tape.samples)
+        around = _put(tape, _Node((_source(x),), _size(tape, around), kept), around)
+    if x.channels != channels:
+        around = _normalize(tape, _convolve(tape, around, channels, still, still, bias=False))
+    inner = _block(tape, x, channels, kernel, stride)
+    inner = _normalize(tape, _convolve(tape, inner, channels, kernel, still))
+    size = _size(tape, inner)
+    node = _Node((_source(around), _source(inner)), size, hands_on=True)
+    return _activate(tape, _put(tape, node, inner, passing_bytes=3 * size))
+
+
+def _join(tape: _Tape, up: _Map, skip: _Map, kernel: Sequence[int]) -> _Map:
+    """`ConvolutionBlock.join`: the first convolution of a decoder stage."""
+    still = (1,) * len(kernel)
+    if tape.on_cpu:
+        a = _convolve(tape, up, skip.channels, kernel, still)
+        b = _convolve(tape, skip, skip.channels, kernel, still, bias=False)
+        size = _size(tape, a)
+        both = _put(tape, _Node((_source(a), _source(b)), size, hands_on=True), a, passing_bytes=3 * size)
+    else:
+        wide = _Map(None, 2 * skip.channels, skip.edges)
+        size = _size(tape, wide)
+        wide = _put(tape, _Node((_source(up), _source(skip)), size, size), wide, passing_bytes=size // 2)
+        both = _convolve(tape, wide, skip.channels, kernel, still)
+    return _activate(tape, _normalize(tape, both))
+
+
+def _network(tape: _Tape, configuration: Configuration, num_channels: int, num_classes: int) -> list[_Map]:
+    """`UNet.deep_logits`: logits of each level that the loss looks at, the finest first.
+
+    A stage's blocks follow the lists of the configuration: the first of an encoder stage takes the stride.
+    """
+    features, kernels = configuration.features_per_stage, configuration.kernel_sizes
+    still = (1,) * len(configuration.patch_size)
+    x = _Map(None, num_channels, configuration.patch_size)
+    if configuration.residual:
+        x = _block(tape, x, features[0], kernels[0], still)
+    skips = []
+    block = _residual_block if configuration.residual else _block
+    stages = zip(features, kernels, configuration.strides, configuration.encoder_blocks, strict=True)
+    for channels, kernel, stride, count in stages:
+        for number in range(count):
+            x = block(tape, x, channels, kernel, still if number else stride)
+        skips.append(x)
+    levels = [] if len(features) > 1 else [x]
+    for level in range(len(features) - 2, -1, -1):
+        skip = skips[level]
+        x = _join(tape, _upsample(tape, x, skip, configuration.strides[level + 1]), skip, kernels[level])
+        for _ in range(configuration.n_conv_per_stage_decoder[-1 - level] - 1):
+            x = _block(tape, x, features[level], kernels[level], still)
+        levels.append(x)
+    used = max(1, len(levels) - 1)
+    tape.num_weights += sum(num_classes * (level.channels + 1) for level in levels[:-used])
+    return [_head(tape, level, num_classes) for level in levels[: -used - 1 : -1]]
+
+
+def _upsample(tape: _Tape, x: _Map, skip: _Map, stride: Sequence[int]) -> _Map:
+    """A transposed convolution to the grid and channels of the skip."""
+    made = _Map(None, skip.channels, skip.edges)
+    weights = made.channels * (x.channels * prod(stride) + 1)
+    # Its output is the next convolution's input where stages join by a sum; else it is gone once concatenated.
+    kept = _size(tape, made) if tape.on_cpu else 0
+    workspace = _workspace(tape, _size(tape, x) + _size(tape, made))
+    return _put(tape, _Node((_source(x),), _size(tape, made), kept, weights, workspace), made)
+
+
+def _head(tape: _Tape, x: _Map, num_classes: int) -> _Map:
+    """A 1x1 convolution to float32 logits, which the loss looks at and then lets go."""
+    made = _Map(None, num_classes, x.edges)
+    size = FLOAT * made.num_values(tape.samples)
+    return _put(tape, _Node((_source(x),), size, size, num_classes * (x.channels + 1)), made)
+
+
+def _losses(tape: _Tape, heads: Sequence[_Map]) -> int:
+    """`deep_loss`; gives what is kept at the end of the way forward."""
+    ends = []
+    for number, head in enumerate(heads):
+        values = head.num_values(tape.samples)
+        full = FLOAT * values
+        # Coarser levels need a target of their own.
+        index = CLASS_INDEX * values // head.channels if number else 0
+        log_p = tape.add(_Node((_source(head),), full, full + index), passing_bytes=full)
+        cross_entropy = tape.add(_Node((log_p,), 0))
+        p = tape.add(_Node((log_p,), full, full))
+        overlap = tape.add(_Node((p,), 0, MASK * values), passing_bytes=full)
+        size = tape.add(_Node((p,), 0))
+        ends += [cross_entropy, overlap, size]
+    tape.add(_Node(tuple(ends), 0))
+    for head in heads:
+        tape.let_go(_source(head))
+    return tape.kept

@@ -1,0 +1,144 @@
+"""How much memory a training step takes on a device: by doing one."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryFile
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from autoseg.artifacts.model import StepStyle
+from autoseg.artifacts.plan import Configuration, Training
+from autoseg.errors import SettingError, is_out_of_memory
+from autoseg.machine import available_memory_bytes
+from autoseg.networks.cost import training_step_memory
+from autoseg.networks.unet import build_network
+from autoseg.train.draws import no_draws
+from autoseg.train.loading import Batch
+from autoseg.train.loop import Course, train_step
+from autoseg.train.state import TrainState, new_optimizer
+from autoseg.train.step_style import candidates
+
+log = logging.getLogger(__name__)
+MEASURABLE = ("cpu", "cuda")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of the device that can be taken now.
+
+    Raises
+    ------
+    SettingError
+        The device can't tell.
+    """
+    if device.type not in MEASURABLE:
+        raise SettingError(
+            "the memory of a training step can't be measured on this device",
+            where="--device",
+            found=device.type,
+            allowed=", ".join(MEASURABLE),
+            hint="plan without --measure",
+        )
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_memory_bytes()
+
+
+def step_bytes(
+    configuration: Configuration, num_channels: int, num_classes: int, device: torch.device, limit_bytes: int
+) -> tuple[int, bool]:
+    """Memory of a training step on a device, in whichever of the ways to compute it takes most.
+
+    Parameters
+    ----------
+    configuration : Configuration
+    num_channels, num_classes : int
+        Inputs and outputs of the network.
+    device : torch.device
+    limit_bytes : int
+        More than this is not tried on a CPU, where the kernel would end this process or another one.
+
+    Returns
+    -------
+    int
+        Bytes.
+    bool
+        Whether they were measured; False where the step was predicted to need more than `limit_bytes`, or failed.
+    """
+    on_cpu = device.type == "cpu"
+    predicted = {
+        style: training_step_memory(configuration, num_channels, num_classes, style, on_cpu=on_cpu).peak_bytes
+        for style in candidates(device, batch_dice=configuration.batch_dice)
+    }
+    style, most = max(predicted.items(), key=lambda item: item[1])
+    if on_cpu and most > limit_bytes:
+        return most, False
+    try:
+        return measure_step(configuration, num_channels, num_classes, style, device), True
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return max(most, limit_bytes + 1), False
+
+
+def measure_step(
+    configuration: Configuration, num_channels: int, num_classes: int, style: StepStyle, device: torch.device
+) -> int:
+    """Peak bytes of tensors in the second of two training steps on noise; the first makes the optimizer's momentum.
+
+    Notes
+    -----
+    On CPUs the profiler sees what goes through torch's allocator, on CUDA torch counts itself. What the allocators hold
+    back, and a driver's own share, come on top.
+    """
+    recipe = Training()
+    torch.manual_seed(0)
+    network = build_network(configuration, num_channels, num_classes).to(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=style.precision == "float16")
+    state = TrainState(network, new_optimizer(network, recipe), scaler)
+    course = Course(configuration, recipe, device, style, _nothing, _nothing, _nothing)
+    batch = _noise(configuration, num_channels, num_classes)
+    train_step(state, batch, course)
+    state.optimizer.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        train_step(state, batch, course)
+        return int(torch.cuda.max_memory_allocated(device))
+    # Weights and momentum were there before the profiler looked.
+    before = 2 * sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    with _without_messages(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        train_step(state, batch, course)
+    changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    running = np.cumsum([event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())])
+    return before + int(running.max())
+
+
+def _noise(configuration: Configuration, num_channels: int, num_classes: int) -> Batch:
+    rng = np.random.default_rng(0)
+    patch, samples = configuration.patch_size, range(configuration.batch_size)
+    return Batch(
+        cases=tuple("noise" for _ in samples),
+        images=[rng.standard_normal((num_channels, *patch), dtype=np.float32) for _ in samples],
+        labels=[rng.integers(num_classes, size=patch).astype(np.int16) for _ in samples],
+        draws=no_draws(configuration.batch_size, num_channels, patch),
+    )
+
+
+def _nothing(*_: object) -> None:
+    """Report nothing."""
+
+
+@contextmanager
+def _without_messages() -> Iterator[None]:
+    """Keep the profiler, which knows no other way, from writing to standard error."""
+    with TemporaryFile() as hidden:
+        shown = os.dup(2)
+        os.dup2(hidden.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
