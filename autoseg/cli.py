@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from autoseg import __version__, log
-from autoseg.artifacts.plan import PresetName
+from autoseg.artifacts.plan import PresetName, WishedPreset
 from autoseg.errors import OUT_OF_MEMORY, AutosegError, is_out_of_memory
 from autoseg.layout import Workspace
 
@@ -164,10 +164,10 @@ def main() -> None:
 @click.option("--label-names", metavar="NAMES", help="Label names in order of their values, e.g. liver,tumour.")
 @click.option(
     "--preset",
-    type=click.Choice(get_args(PresetName)),
+    type=click.Choice([*get_args(PresetName), "auto"]),
     default="plain",
     show_default=True,
-    help="Family of networks: plain U-Nets, or residual encoders of several sizes.",
+    help="Family of networks: plain U-Nets, residual encoders of several sizes, or what suits the dataset.",
 )
 @click.option(
     "--gpu-memory",
@@ -184,7 +184,14 @@ def main() -> None:
     callback=_spacing,
     help="Target spacing in mm, in the order of the arrays, in place of the one found.",
 )
+@click.option("--explain", is_flag=True, help="Print why each choice was made (plan.md).")
+@click.option("--measure", is_flag=True, help="Do training steps, and make what does not fit the memory smaller.")
+@click.option("--fingerprint", type=EXISTING, help="Plan from a fingerprint, autoseg's or nnU-Net's, not from RAW.")
+@click.option("--dataset", type=EXISTING, help="nnU-Net's dataset.json, which belongs to its fingerprint.")
+@click.option("--read-nnunet", type=EXISTING, metavar="FILE", help="Take the plan from an nnUNetPlans.json.")
+@click.option("--write-nnunet", type=ANY_PATH, metavar="FILE", help="Also write the plan as an nnUNetPlans.json.")
 @_workspace
+@_device
 @_jobs
 @_common
 def plan(
@@ -193,34 +200,64 @@ def plan(
     labels: Path | None,
     channels: str | None,
     label_names: str | None,
-    preset: PresetName,
+    preset: WishedPreset,
     gpu_memory_gb: float | None,
     spacing: tuple[float, float, float] | None,
+    explain: bool,
+    measure: bool,
+    fingerprint: Path | None,
+    dataset: Path | None,
+    read_nnunet: Path | None,
+    write_nnunet: Path | None,
     workspace: Path,
+    device: str,
     jobs: int | None,
 ) -> None:
     """Measure the dataset RAW and plan every configuration.
 
-    Reads RAW (nnU-Net or Medical Decathlon layout, or --images and --labels). Writes dataset.json,
-    fingerprint.json and plan.json into the workspace.
+    Reads RAW (nnU-Net or Medical Decathlon layout, or --images and --labels), or a --fingerprint. Writes
+    dataset.json, fingerprint.json, plan.json and plan.md into the workspace.
     """
     from autoseg import console, pipeline
-    from autoseg.datasets.layouts import find_dataset
-    from autoseg.plan.stage import Wishes
+    from autoseg.plan.decide import Wishes
 
-    if (images is None) != (labels is None) or (raw is None and images is None):
-        message = "give the dataset's folder RAW, or both --images and --labels"
-        raise click.UsageError(message)
-    dataset = find_dataset(
-        raw, images=images, labels=labels, channels=_names(channels), label_names=_names(label_names)
-    )
-    space = Workspace(workspace)
     folders = [folder for folder in (raw, images, labels) if folder is not None]
-    wishes = Wishes(preset=preset, gpu_memory_gb=gpu_memory_gb, spacing=spacing)
-    made = pipeline.plan(dataset, space, raw=folders, jobs=_count(jobs), wishes=wishes)
+    if fingerprint is not None and (folders or channels or label_names):
+        message = "--fingerprint takes the place of RAW, --images, --labels, --channels and --label-names"
+        raise click.UsageError(message)
+    if dataset is not None and fingerprint is None:
+        message = "--dataset belongs to --fingerprint"
+        raise click.UsageError(message)
+    if (images is None) != (labels is None) or not (folders or fingerprint):
+        message = "give the dataset's folder RAW, or both --images and --labels, or --fingerprint"
+        raise click.UsageError(message)
+    if read_nnunet is not None and (measure or spacing or gpu_memory_gb or preset != "plain"):
+        message = "--read-nnunet takes the place of --preset, --gpu-memory, --spacing and --measure"
+        raise click.UsageError(message)
+    wishes = Wishes(preset=preset, gpu_memory_gb=gpu_memory_gb, spacing=spacing, measure_on=device if measure else None)
+    space = Workspace(workspace)
+    if fingerprint is not None:
+        from autoseg.fingerprint.nnunet import read_fingerprint
+
+        measured = read_fingerprint(fingerprint, dataset)
+        made = pipeline.plan_fingerprint(measured, space, wishes=wishes, imported=read_nnunet)
+        count, ending = len(measured.cases), pipeline.described_ending(dataset)
+    else:
+        from autoseg.datasets.layouts import find_dataset
+
+        found = find_dataset(
+            raw, images=images, labels=labels, channels=_names(channels), label_names=_names(label_names)
+        )
+        made = pipeline.plan(found, space, raw=folders, jobs=_count(jobs), wishes=wishes, imported=read_nnunet)
+        count, ending = len(found.cases), pipeline.image_ending(found)
+    if explain:
+        click.echo(space.explanation.read_text(encoding="utf-8"))
     for line in console.plan_lines(made):
         click.echo(line)
-    click.echo(f"{len(dataset.cases)} cases -> {space.plan}")
+    click.echo(f"{count} cases -> {space.plan}")
+    if write_nnunet is not None:
+        pipeline.export_nnunet(made, write_nnunet, raw=raw, file_ending=ending)
+        click.echo(f"-> {write_nnunet}")
 
 
 @main.command()

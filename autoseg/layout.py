@@ -83,6 +83,11 @@ class Workspace:
         return self.root / "plan.json"
 
     @property
+    def explanation(self) -> Path:
+        """Why each choice was made, for people."""
+        return self.plan.with_suffix(".md")
+
+    @property
     def splits(self) -> Path:
         """Which cases train and which validate, fold by fold."""
         return self.root / "splits.json"

@@ -3,14 +3,15 @@
 import logging
 import sys
 
-from tqdm import tqdm
-
 
 class _BesideBars(logging.StreamHandler):  # type: ignore[type-arg]  # generic only in typing stubs
     """Writes to standard error without tearing progress bars apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
+        # Planning from a fingerprint says nothing, and is done before tqdm would be loaded.
+        from tqdm import tqdm
+
         tqdm.write(self.format(record), file=sys.stderr)
 
 

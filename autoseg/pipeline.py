@@ -13,12 +13,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoseg.artifacts.base import NewerSchemaError, check_writable, digest, read, write
+import msgspec
+
+from autoseg.artifacts.base import NewerSchemaError, atomic_path, check_writable, digest, read, set_aside, write
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.evaluation import Evaluation
+from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.overlay import overlay
-from autoseg.artifacts.plan import Plan
+from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.stamp import case_stamp
 from autoseg.errors import ArtifactError, SettingError, nearest
@@ -27,7 +30,7 @@ from autoseg.layout import FoldFolder, Workspace
 if TYPE_CHECKING:
     import torch
 
-    from autoseg.plan.stage import Wishes
+    from autoseg.plan.decide import Scale, Wishes
     from autoseg.predict.models import LoadedModel
     from autoseg.predict.stage import Options, Volume
     from autoseg.train.sampling import TrainingCase
@@ -35,10 +38,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PREFERRED = ("3d_fullres", "2d")
 SMALL_BYTES = 2**20
+USUAL_ENDING = ".nii.gz"
+# Of a device's free memory; the rest is for what allocators and drivers hold back.
+MEASURED_SHARE = 0.9
 
 
 def plan(
-    dataset: Dataset, workspace: Workspace, *, raw: Sequence[Path], jobs: int, wishes: "Wishes | None" = None
+    dataset: Dataset,
+    workspace: Workspace,
+    *,
+    raw: Sequence[Path],
+    jobs: int,
+    wishes: "Wishes | None" = None,
+    imported: Path | None = None,
 ) -> Plan:
     """1 and 2: dataset -> fingerprint.json -> plan.json.
 
@@ -47,17 +59,18 @@ def plan(
     raw : sequence of Path
         The folders the user named; none of them may be the workspace.
     wishes : Wishes, optional
-        Preset, memory target and spacing, where they are not the usual ones.
+        Preset, memory target, spacing and measuring, where they are not the usual ones.
+    imported : Path, optional
+        An nnUNetPlans.json that takes the place of the planner.
 
     Raises
     ------
     SettingError
         The workspace is a folder the user named, or holds a dataset.json that autoseg did not write.
     ArtifactError
-        It can't be written.
+        It can't be written; or what is imported is no plan of nnU-Net's.
     """
-    from autoseg.fingerprint import stage as fingerprint_stage
-    from autoseg.plan import stage as plan_stage
+    from autoseg.fingerprint import stage
 
     if workspace.root.resolve() in {folder.resolve() for folder in raw}:
         raise SettingError(
@@ -67,10 +80,107 @@ def plan(
         )
     _check_ours(workspace.dataset)
     check_writable(workspace.root)
-    fingerprint = fingerprint_stage.run(dataset, workspace.fingerprint, jobs=jobs)
-    made = plan_stage.run(dataset, fingerprint, workspace.plan, wishes or plan_stage.Wishes())
+    fingerprint = stage.run(dataset, workspace.fingerprint, jobs=jobs)
+    made = _plan(fingerprint, workspace, wishes, imported)
     write(workspace.dataset, dataset)
     return made
+
+
+def plan_fingerprint(
+    fingerprint: Fingerprint, workspace: Workspace, *, wishes: "Wishes | None" = None, imported: Path | None = None
+) -> Plan:
+    """2: a fingerprint made elsewhere -> plan.json; there are no cases to train on.
+
+    Raises
+    ------
+    SettingError
+        The workspace belongs to a dataset.
+    ArtifactError
+        As `plan`.
+    """
+    if workspace.dataset.exists():
+        raise SettingError(
+            "the workspace belongs to a dataset, whose fingerprint would be replaced",
+            where=str(workspace.dataset),
+            hint="choose another folder with -w",
+        )
+    check_writable(workspace.root)
+    made = _plan(fingerprint, workspace, wishes, imported)
+    write(workspace.fingerprint, fingerprint)
+    return made
+
+
+def _plan(fingerprint: Fingerprint, workspace: Workspace, wishes: "Wishes | None", imported: Path | None) -> Plan:
+    from autoseg.datasets.described import read_description
+    from autoseg.plan import stage
+    from autoseg.plan.decide import USUAL
+
+    if imported is not None:
+        return stage.adopt(fingerprint, workspace.plan, read_description(imported), str(imported))
+    wished = wishes or USUAL
+    scale = partial(_scale, wished.measure_on, wished.gpu_memory_gb) if wished.measure_on else None
+    return stage.run(fingerprint, workspace.plan, wished, scale)
+
+
+def _scale(device_name: str, gpu_memory_gb: float | None) -> "Scale":
+    """What training steps are measured with: most of what is free, and not more than the user's target."""
+    from autoseg.networks.device import choose_device
+    from autoseg.plan.decide import Scale
+    from autoseg.train.measure import free_bytes, step_bytes
+
+    device = choose_device(device_name)
+    limit = int(MEASURED_SHARE * free_bytes(device))
+    if gpu_memory_gb is not None:
+        limit = min(limit, int(gpu_memory_gb * 2**30))
+
+    def measure(plan: Plan, configuration: Configuration) -> tuple[int, bool]:
+        # A single region still gets two classes here: the loss of one class has no gradient.
+        classes = max(2, plan.num_classes)
+        return step_bytes(configuration, plan.num_inputs(configuration), classes, device, limit)
+
+    return Scale(str(device), limit, measure)
+
+
+def image_ending(dataset: Dataset) -> str:
+    """Ending of the dataset's images."""
+    from autoseg.images.endings import file_ending
+
+    return file_ending(dataset.cases[0].images[0]) or USUAL_ENDING
+
+
+def described_ending(description: Path | None) -> str:
+    """Ending of the images as nnU-Net's dataset.json states it; the usual one where it does not."""
+    from autoseg.datasets.described import read_description
+
+    stated = read_description(description).get("file_ending") if description else None
+    return stated if isinstance(stated, str) else USUAL_ENDING
+
+
+def export_nnunet(plan: Plan, out: Path, *, raw: Path | None, file_ending: str) -> None:
+    """Write a plan as an nnUNetPlans.json.
+
+    Parameters
+    ----------
+    out : Path
+        Its name without the ending is the plans' name in nnU-Net. A file that is there is set aside.
+    raw : Path or None
+        The dataset's folder; its name counts where `out` does not lie in a dataset's folder of nnU-Net's.
+    file_ending : str
+        Of the images.
+
+    Raises
+    ------
+    ArtifactError
+        It can't be written.
+    """
+    from autoseg.plan.nnunet import dataset_name, to_nnunet
+
+    content = to_nnunet(plan, dataset_name=dataset_name(out, raw), plans_name=out.stem, file_ending=file_ending)
+    data = msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+    if out.exists() and out.read_bytes() != data:
+        log.warning("another file was there: it is now %s", set_aside(out))
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(data)
 
 
 def _check_ours(file: Path) -> None:
@@ -103,7 +213,13 @@ def open_workspace(workspace: Workspace, settings: Sequence[str] = ()) -> tuple[
     ArtifactError
         There is no plan here.
     """
-    if not workspace.plan.exists() or not workspace.dataset.exists():
+    if workspace.plan.exists() and not workspace.dataset.exists():
+        raise ArtifactError(
+            "this workspace was planned from a fingerprint alone: there are no cases in it",
+            where=str(workspace.root),
+            hint="autoseg plan RAW -w DIR, with another DIR",
+        )
+    if not workspace.plan.exists():
         raise ArtifactError(
             "this folder is not a workspace: it has no plan",
             where=str(workspace.root),
@@ -286,7 +402,7 @@ def _label_ending(case: Case) -> str:
     """Ending of a case's predicted label map: that of its image, or of what labels are kept in beside it."""
     from autoseg.images.endings import file_ending, label_ending
 
-    return label_ending(file_ending(case.images[0]) or ".nii.gz")
+    return label_ending(file_ending(case.images[0]) or USUAL_ENDING)
 
 
 def predict(

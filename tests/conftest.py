@@ -87,6 +87,9 @@ def _fingerprint(dataset, shapes=((36, 50, 35),), spacing_mm=(1.0, 1.0, 1.0), **
         measures.append(CaseMeasure(name=case.name, geometry=grid, shape_after_crop=shape))
     return Fingerprint(
         inputs_sha256="0",
+        channel_names=dataset.channel_names,
+        labels=dict(dataset.labels),
+        num_training=dataset.num_training,
         cases=tuple(measures),
         median_relative_size_after_cropping=1.0,
         intensities=(_STATISTICS,) * len(dataset.channel_names),

@@ -143,7 +143,7 @@ def decode(data: bytes, kind: type[A], *, where: str) -> A:
         raise explain(error, kind, where) from error
 
 
-def explain(error: msgspec.ValidationError, kind: type[Record], where: str) -> ArtifactError:
+def explain(error: msgspec.ValidationError, kind: type[msgspec.Struct], where: str) -> ArtifactError:
     """Turn msgspec's complaint into ours, naming the key and the nearest known one."""
     text = str(error)
     unknown = re.search(r"unknown field `([^`]+)`", text)

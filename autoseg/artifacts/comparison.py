@@ -4,7 +4,7 @@ from typing import Literal
 
 from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.bounds import Count, Share
-from autoseg.artifacts.dataset import Name
+from autoseg.artifacts.labels import Name
 
 Unit = Literal["fraction", "ml", "mm", "pixels"]
 Better = Literal["higher", "lower"]

@@ -1,18 +1,11 @@
 """dataset.json: which files are the cases, what the channels and labels are called."""
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
 
 from autoseg.artifacts.base import Artifact, Record
-
-Name = Annotated[str, msgspec.Meta(min_length=1)]
-
-
-def foreground(labels: Mapping[str, int]) -> dict[str, int]:
-    """Labels without the background, whatever it is called, in order of their values."""
-    return {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0}
+from autoseg.artifacts.labels import Name, Value, foreground
 
 
 class Case(Record, frozen=True, kw_only=True):
@@ -71,7 +64,7 @@ class Dataset(Artifact, frozen=True, kw_only=True):
 
     root: Name
     channel_names: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
-    labels: dict[Name, Annotated[int, msgspec.Meta(ge=0, le=65535)]]
+    labels: dict[Name, Value]
     naming: Naming
     cases: Annotated[tuple[Case, ...], msgspec.Meta(min_length=1)]
     num_training: Annotated[int, msgspec.Meta(ge=1)]

@@ -6,7 +6,7 @@ import msgspec
 
 from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.bounds import Count, NonNegative, Share
-from autoseg.artifacts.dataset import Name
+from autoseg.artifacts.labels import Name
 
 METRICS = (
     "dice",

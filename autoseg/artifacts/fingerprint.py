@@ -1,4 +1,4 @@
-"""fingerprint.json: what the training cases measure."""
+"""fingerprint.json: what the training cases measure; all that the planner needs to know."""
 
 from typing import Annotated
 
@@ -7,6 +7,7 @@ import msgspec
 from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.bounds import AtLeastOne
 from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.labels import Labels, Name, fault
 
 
 class IntensityStatistics(Record, frozen=True, kw_only=True):
@@ -45,12 +46,19 @@ class CaseMeasure(Record, frozen=True, kw_only=True):
 
 
 class Fingerprint(Artifact, frozen=True, kw_only=True):
-    """Everything the planner needs to know about the images.
+    """Everything the planner needs to know about the dataset.
 
     Attributes
     ----------
     inputs_sha256 : str
         Of dataset.json's content and of each file's path, size and time of change.
+    channel_names : tuple of str
+    labels : dict of str to int or tuple of int
+        A tuple is a region: all voxels with one of these values. ``ignore`` is the value that is not annotated.
+    regions_class_order : tuple of int
+        Where there are regions: the value written for each of them, later ones over earlier ones.
+    num_training : int
+        The number of cases that the planner reckons with.
     cases : tuple of CaseMeasure
         In the dataset's order.
     median_relative_size_after_cropping : float
@@ -59,6 +67,25 @@ class Fingerprint(Artifact, frozen=True, kw_only=True):
     """
 
     inputs_sha256: str
+    channel_names: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+    labels: Labels
+    regions_class_order: tuple[int, ...] = ()
+    num_training: AtLeastOne
     cases: Annotated[tuple[CaseMeasure, ...], msgspec.Meta(min_length=1)]
     median_relative_size_after_cropping: Annotated[float, msgspec.Meta(gt=0, le=1)]
     intensities: Annotated[tuple[IntensityStatistics, ...], msgspec.Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Hold the channels and labels against each other.
+
+        Raises
+        ------
+        ValueError
+            A channel lacks its intensities, or the labels contradict each other.
+        """
+        if len(self.intensities) != len(self.channel_names):
+            message = f"intensities has {len(self.intensities)} entries, there are {len(self.channel_names)} channels"
+            raise ValueError(message)
+        wrong = fault(self.labels, self.regions_class_order)
+        if wrong is not None:
+            raise ValueError(wrong)

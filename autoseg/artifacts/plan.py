@@ -7,14 +7,15 @@ import msgspec
 
 from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.bounds import AtLeastOne, NonNegative, Positive, Share
-from autoseg.artifacts.dataset import Name
 from autoseg.artifacts.fingerprint import IntensityStatistics
+from autoseg.artifacts.labels import BACKGROUND, IGNORE, Labels, Name, count_outputs, fault
 
 Axis = Annotated[int, msgspec.Meta(ge=0, le=2)]
 Order = Annotated[int, msgspec.Meta(ge=0, le=3)]
 Range = tuple[NonNegative, NonNegative]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
 PresetName = Literal["plain", "resenc-legacy", "resenc-m", "resenc-l", "resenc-xl"]
+WishedPreset = PresetName | Literal["auto"]
 
 
 def _require(holds: bool, what: str) -> None:
@@ -248,8 +249,15 @@ class Plan(Artifact, frozen=True, kw_only=True):
     ----------
     inputs_sha256 : str
         Of the fingerprint, the dataset and the planner's options.
+    preset : str
+    preset_was_chosen : bool
+        By ``--preset auto``, which keeps the cap of 5 % of the dataset's voxels in a batch.
     gpu_memory_gb : float
         Memory target, in nnU-Net's unit.
+    labels : dict of str to int or tuple of int
+        A tuple is a region; ``ignore`` is the value that is not annotated.
+    regions_class_order : tuple of int
+        Where there are regions: the value written for each of them, later ones over earlier ones.
     transpose_forward, transpose_backward : tuple of int, length 3
         Axis order of the network's world and back.
     original_median_spacing, original_median_shape : tuple of float, length 3
@@ -260,9 +268,11 @@ class Plan(Artifact, frozen=True, kw_only=True):
 
     inputs_sha256: str
     preset: PresetName = "plain"
+    preset_was_chosen: bool = False
     gpu_memory_gb: Positive
     channel_names: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
-    labels: dict[Name, Annotated[int, msgspec.Meta(ge=0)]]
+    labels: Labels
+    regions_class_order: tuple[int, ...] = ()
     transpose_forward: tuple[Axis, Axis, Axis]
     transpose_backward: tuple[Axis, Axis, Axis]
     original_median_spacing: tuple[Positive, Positive, Positive]
@@ -279,7 +289,7 @@ class Plan(Artifact, frozen=True, kw_only=True):
         ------
         ValueError
             A channel lacks its intensities or normalization, a cascade its previous stage, the transpositions are not
-            inverse, or the labels' values don't count from 0 without a gap.
+            inverse, or the labels contradict each other.
         """
         channels = len(self.channel_names)
         if len(self.intensities) != channels:
@@ -297,15 +307,22 @@ class Plan(Artifact, frozen=True, kw_only=True):
         if any(self.transpose_backward[axis] != position for position, axis in enumerate(self.transpose_forward)):
             message = "transpose_backward does not undo transpose_forward"
             raise ValueError(message)
-        if self.labels.get("background") != 0 or sorted(self.labels.values()) != list(range(len(self.labels))):
-            message = "labels needs background: 0, and values that count on from there without a gap"
-            raise ValueError(message)
+        wrong = fault(self.labels, self.regions_class_order)
+        if wrong is not None:
+            raise ValueError(wrong)
 
     @property
     def num_classes(self) -> int:
-        """Outputs of the network, background included."""
-        return len(self.labels)
+        """Outputs of the network, background included where there are no regions."""
+        return count_outputs(self.labels)
+
+    @property
+    def label_values(self) -> dict[str, int]:
+        """The labels that are single values, by name."""
+        return {name: value for name, value in self.labels.items() if isinstance(value, int)}
 
     def num_inputs(self, configuration: Configuration) -> int:
         """Input channels of a network: the images', and in a cascade one for each foreground label."""
-        return len(self.channel_names) + (self.num_classes - 1 if configuration.previous_stage else 0)
+        if not configuration.previous_stage:
+            return len(self.channel_names)
+        return len(self.channel_names) + len([name for name in self.labels if name not in (BACKGROUND, IGNORE)])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.artifacts.dataset import Case, Naming
+from autoseg.artifacts.labels import IGNORE, Labels
 from autoseg.datasets.folders import check_channels, check_partners, group_channels
 from autoseg.datasets.found import Found, checked_folder, readable_files, stored_path
 from autoseg.datasets.pairing import Cut, closest, commonest_ending, find_cut, stem, stems_of
@@ -25,9 +26,9 @@ def read_description(file: Path) -> Description:
     try:
         raw = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise DatasetError("dataset.json can't be read", where=str(file), found=str(error)) from error
+        raise DatasetError("a JSON file can't be read", where=str(file), found=str(error)) from error
     if not isinstance(raw, dict):
-        raise DatasetError("dataset.json holds no object", where=str(file), found=type(raw).__name__)
+        raise DatasetError("a JSON file holds no object", where=str(file), found=type(raw).__name__)
     return raw
 
 
@@ -56,36 +57,66 @@ def described_channels(description: Description, where: str) -> tuple[str, ...] 
     return None
 
 
-def described_labels(description: Description, where: str) -> dict[str, int] | None:
-    """Label names to values, also from the older ``{"0": "background"}``; None when there are none.
+def described_label_sets(description: Description, where: str) -> Labels | None:
+    """Label names to values, or for a region to several, also from the older ``{"0": "background"}``.
+
+    Returns
+    -------
+    dict of str to int or tuple of int, or None
+        None when there are none.
 
     Raises
     ------
     DatasetError
-        Regions or an ignore label, which autoseg can't train yet; or a value that is no whole number.
+        A value is no whole number.
     """
     labels = description.get("labels")
     if not isinstance(labels, dict) or not labels:
         return None
     if all(name.isdigit() and isinstance(value, str) and not value.isdigit() for name, value in labels.items()):
         labels = {value: int(name) for name, value in labels.items()}
-    found: dict[str, int] = {}
+    found: Labels = {}
     for name, value in labels.items():
-        if isinstance(value, list):
+        values = value if isinstance(value, list) and value else [value]
+        for each in values:
+            if isinstance(each, bool) or not str(each).isdigit():
+                raise DatasetError(
+                    "a label value is no whole number",
+                    where=f"{where}, labels.{name}",
+                    found=each,
+                    allowed="0, 1, 2, ...",
+                )
+        numbers = tuple(int(each) for each in values)
+        found[name] = numbers if isinstance(value, list) else numbers[0]
+    return found
+
+
+def described_labels(description: Description, where: str) -> dict[str, int] | None:
+    """Label names to single values; None when there are none.
+
+    Raises
+    ------
+    DatasetError
+        Regions or an ignore label, which autoseg can't train yet; or a value that is no whole number.
+    """
+    sets = described_label_sets(description, where)
+    if sets is None:
+        return None
+    found: dict[str, int] = {}
+    for name, value in sets.items():
+        if isinstance(value, tuple):
             raise DatasetError(
-                "regions are not supported yet",
+                "regions can be planned, but not trained yet",
                 where=f"{where}, labels.{name}",
                 found=value,
                 allowed="one whole number for each label",
                 hint="give each label of the files its own name; regions can be put together from predictions",
             )
-        if name == "ignore":
-            raise DatasetError("an ignore label is not supported yet", where=f"{where}, labels.ignore", found=value)
-        if isinstance(value, bool) or not str(value).isdigit():
+        if name == IGNORE:
             raise DatasetError(
-                "a label value is no whole number", where=f"{where}, labels.{name}", found=value, allowed="0, 1, 2, ..."
+                "an ignore label can be planned, but not trained yet", where=f"{where}, labels.ignore", found=value
             )
-        found[name] = int(value)
+        found[name] = value
     return found
 
 

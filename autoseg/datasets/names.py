@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoseg.artifacts.dataset import foreground
+from autoseg.artifacts.labels import foreground
 from autoseg.datasets.found import Found
 from autoseg.errors import DatasetError
 from autoseg.images.endings import KINDS, file_ending

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from autoseg.artifacts.dataset import foreground
+from autoseg.artifacts.labels import foreground
 
 # Okabe and Ito's colours, which most colour-blind readers can tell apart, the lightest first on dark scans.
 COLOURS = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")

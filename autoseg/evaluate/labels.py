@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from autoseg.artifacts.dataset import foreground
+from autoseg.artifacts.labels import foreground
 from autoseg.datasets.described import described_labels, read_description
 from autoseg.errors import DatasetError
 

@@ -10,9 +10,9 @@ from math import prod
 from pathlib import Path
 
 from autoseg.artifacts.base import digest, read_if_whole, write
-from autoseg.artifacts.dataset import foreground
 from autoseg.artifacts.evaluation import Evaluation, LabelScores
 from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.labels import foreground
 from autoseg.errors import DatasetError
 from autoseg.evaluate.labels import name_values
 from autoseg.evaluate.score import Ruler, score_labels

@@ -82,6 +82,9 @@ def run(dataset: Dataset, out: Path, *, jobs: int) -> Fingerprint:
         )
     fingerprint = Fingerprint(
         inputs_sha256=inputs,
+        channel_names=dataset.channel_names,
+        labels=dict(dataset.labels),
+        num_training=dataset.num_training,
         cases=cases,
         median_relative_size_after_cropping=median(case.relative_size_after_crop for case in cases),
         intensities=tuple(merge(channel) for channel in zip(*with_foreground, strict=True)),

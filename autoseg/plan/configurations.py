@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from autoseg.artifacts.plan import Configuration, NormalizationScheme, Resampling
-from autoseg.plan.patch import PatchChoice, search
+from autoseg.plan.patch import PatchChoice, features_per_stage, memory_proxy, search
 from autoseg.plan.presets import Preset
 from autoseg.plan.spacing import axis_order, target_spacing
+from autoseg.plan.topology import Topology
 from autoseg.transforms.resample import resampled_shape
 
 LOW_RESOLUTION_BELOW = 0.25
@@ -190,6 +192,7 @@ def _coarsen(
 def plan_configurations(
     geometry: Geometry,
     *,
+    num_labels: int,
     preset: Preset,
     schemes: tuple[NormalizationScheme, ...],
     use_mask: tuple[bool, ...],
@@ -200,6 +203,7 @@ def plan_configurations(
     Parameters
     ----------
     geometry : Geometry
+    num_labels : int
     preset : Preset
     schemes, use_mask : tuple
         One entry a channel.
@@ -217,27 +221,16 @@ def plan_configurations(
     def configuration(
         choice: PatchChoice, spacing: Sequence[float], size: Sequence[float], batch_dice: bool
     ) -> Configuration:
-        d = len(spacing)
-        stages = len(choice.topology.strides)
-        blocks = preset.encoder_blocks(stages)
         return Configuration(
             spacing=tuple(spacing),
             median_image_size_in_voxels=tuple(size),
-            patch_size=choice.topology.patch,
             batch_size=choice.batch_size,
-            strides=choice.topology.strides,
-            kernel_sizes=choice.topology.kernels,
-            features_per_stage=choice.features,
-            n_stages=stages,
-            n_conv_per_stage=None if preset.residual else blocks,
-            n_blocks_per_stage=blocks if preset.residual else None,
-            n_conv_per_stage_decoder=preset.decoder_convolutions(stages),
             batch_dice=batch_dice,
             normalization_schemes=schemes,
             use_mask_for_norm=use_mask,
-            mirror_axes=mirror if d == 3 else tuple(axis - 1 for axis in mirror if axis > 0),
             resampling=Resampling(),
-            memory_proxy=choice.memory_proxy,
+            mirror_axes=mirror if len(spacing) == 3 else tuple(axis - 1 for axis in mirror if axis > 0),
+            **network_fields(choice.topology, num_labels, preset),
         )
 
     made = {"2d": configuration(geometry.flat, grid.spacing[1:], grid.median_size[1:], batch_dice=True)}
@@ -252,3 +245,20 @@ def plan_configurations(
         if low is not None:
             made["3d_cascade_fullres"] = replace(full, previous_stage="3d_lowres")
     return made
+
+
+def network_fields(shape: Topology, num_labels: int, preset: Preset) -> dict[str, Any]:
+    """Those fields of a configuration that follow from its patch."""
+    stages = len(shape.strides)
+    blocks = preset.encoder_blocks(stages)
+    return {
+        "patch_size": shape.patch,
+        "strides": shape.strides,
+        "kernel_sizes": shape.kernels,
+        "features_per_stage": features_per_stage(stages, len(shape.patch)),
+        "n_stages": stages,
+        "n_conv_per_stage": None if preset.residual else blocks,
+        "n_blocks_per_stage": blocks if preset.residual else None,
+        "n_conv_per_stage_decoder": preset.decoder_convolutions(stages),
+        "memory_proxy": memory_proxy(shape.patch, shape.strides, num_labels, preset),
+    }

@@ -136,7 +136,7 @@ def search(
     cost = memory_proxy(shape.patch, shape.strides, num_labels, preset)
     steps = [Step(shape.patch, cost)]
     while cost * batch_in_search / REFERENCE_BATCH[d] > budget:
-        smaller = _shrink(shape, spacing, median_size, {step.patch for step in steps})
+        smaller = shrink(shape, spacing, median_size, {step.patch for step in steps})
         if smaller is None:
             break
         shape = smaller
@@ -166,11 +166,26 @@ def _start_patch(spacing: Sequence[float], median_size: Sequence[float]) -> list
     return [min(max(1, round(count * scale)), limit) for count, limit in zip(voxels_per_mm, median_size, strict=True)]
 
 
-def _shrink(
+def shrink(
     shape: Topology, spacing: Sequence[float], median_size: Sequence[float], seen: set[tuple[int, ...]]
 ) -> Topology | None:
     """Take one divisor off the axis that is largest relative to the median image (the last one if tied).
 
+    Parameters
+    ----------
+    shape : Topology
+        Of the present patch.
+    spacing, median_size : sequence of float, length d
+    seen : set of tuple of int
+        Patches not to come back to.
+
+    Returns
+    -------
+    Topology or None
+        None when no axis can be made smaller.
+
+    Notes
+    -----
     The divisor is that of the patch already made smaller: it can be less than the present one, so that no legal
     size is skipped (256 -> 224, not 192). An axis that can't be made smaller, or whose padding leads back to a patch
     seen before, gives way to the next; None when there is none left.

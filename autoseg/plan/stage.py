@@ -1,98 +1,118 @@
-"""Plan a dataset: fingerprint and dataset -> plan.json."""
+"""Plan a dataset: fingerprint -> plan.json, and plan.md, which says why."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from autoseg.artifacts.base import digest, read, set_aside, write
-from autoseg.artifacts.dataset import Dataset
+import msgspec
+
+from autoseg.artifacts.base import atomic_path, read, set_aside, write
 from autoseg.artifacts.fingerprint import Fingerprint
-from autoseg.artifacts.plan import Plan, PresetName
-from autoseg.plan.configurations import plan_configurations, plan_geometry, target_grid
-from autoseg.plan.mirroring import mirror_axes
-from autoseg.plan.normalization import masked, normalization_schemes
-from autoseg.plan.presets import PRESETS
+from autoseg.artifacts.overlay import differences
+from autoseg.artifacts.plan import Plan
+from autoseg.plan.decide import USUAL, Scale, Wishes, decide, weigh
+from autoseg.plan.explain import explain
+from autoseg.plan.nnunet import from_nnunet
 
 log = logging.getLogger(__name__)
-RULES = "2"  # to be raised when the same fingerprint would give another plan
+MOST_SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the user decides.
+def run(fingerprint: Fingerprint, out: Path, wishes: Wishes = USUAL, scale: Callable[[], Scale] | None = None) -> Plan:
+    """Write plan.json and plan.md, unless the plan at `out` was made from the same inputs.
 
-    Attributes
+    Parameters
     ----------
-    preset : str
-    gpu_memory_gb : float or None
-        Memory target; None: what the preset is meant for.
-    spacing : tuple of float, length 3, or None
-        Target spacing in mm along (Z, Y, X), in place of the one found.
-    """
-
-    preset: PresetName = "plain"
-    gpu_memory_gb: float | None = None
-    spacing: tuple[float, float, float] | None = None
-
-
-def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes = Wishes()) -> Plan:
-    """Every choice, from what the dataset measures and the user wishes; pure."""
-    preset = PRESETS[wishes.preset]
-    gpu_memory_gb = wishes.gpu_memory_gb or preset.reference_gb
-    grid = target_grid(
-        [case.geometry.spacing_mm for case in fingerprint.cases],
-        [case.shape_after_crop for case in fingerprint.cases],
-        spacing=wishes.spacing,
-    )
-    geometry = plan_geometry(
-        grid,
-        num_cases=dataset.num_training,
-        num_labels=len(dataset.labels),
-        preset=preset,
-        gpu_memory_gb=gpu_memory_gb,
-    )
-    schemes = normalization_schemes(dataset.channel_names)
-    configurations = plan_configurations(
-        geometry,
-        preset=preset,
-        schemes=schemes,
-        use_mask=masked(schemes, fingerprint.median_relative_size_after_cropping),
-        mirror=mirror_axes(dataset.labels, [case.geometry for case in fingerprint.cases], grid.forward),
-    )
-    return Plan(
-        inputs_sha256=digest(RULES, dataset, fingerprint, wishes.preset, str(gpu_memory_gb), str(wishes.spacing)),
-        preset=wishes.preset,
-        gpu_memory_gb=gpu_memory_gb,
-        channel_names=dataset.channel_names,
-        labels=dataset.labels,
-        transpose_forward=grid.forward,
-        transpose_backward=grid.backward,
-        original_median_spacing=_triple(grid.original_spacing),
-        original_median_shape=_triple(grid.original_shape),
-        intensities=fingerprint.intensities,
-        configurations=configurations,
-    )
-
-
-def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:
-    z, y, x = values
-    return z, y, x
-
-
-def run(dataset: Dataset, fingerprint: Fingerprint, out: Path, wishes: Wishes = Wishes()) -> Plan:
-    """Write plan.json, unless the one at `out` was made from the same inputs.
+    fingerprint : Fingerprint
+    out : Path
+        The plan.json.
+    wishes : Wishes
+    scale : callable, optional
+        Gives what training steps are measured with, by which batches and patches are then corrected.
 
     Notes
     -----
     A plan edited by hand keeps its inputs' hash and is left alone. When the inputs change, the old plan is kept
     beside the new one, so that no edit is lost.
     """
-    plan = make_plan(dataset, fingerprint, wishes)
+    decisions = decide(fingerprint, wishes)
+    old = _fresh(out, decisions.plan)
+    if old is not None:
+        if scale is None:
+            _note_edits(old, decisions.plan)
+            _write_explanation(explain(fingerprint, decisions), out)
+        return old
+    if scale is not None:
+        decisions = weigh(decisions, scale())
+    return _keep(decisions.plan, explain(fingerprint, decisions), out)
+
+
+def adopt(fingerprint: Fingerprint, out: Path, content: dict[str, Any], where: str) -> Plan:
+    """Write plan.json from a plan of nnU-Net's, and plan.md, which says where autoseg would have planned otherwise.
+
+    Parameters
+    ----------
+    fingerprint : Fingerprint
+    out : Path
+        The plan.json.
+    content : dict
+        Of an nnUNetPlans.json.
+    where : str
+        That file.
+
+    Raises
+    ------
+    ArtifactError
+        As `from_nnunet`.
+    """
+    plan = from_nnunet(content, fingerprint, where)
+    old = _fresh(out, plan)
+    if old is not None:
+        return old
+    ours = decide(fingerprint, Wishes(preset=plan.preset)).plan
+    changed = [line for line in _differences(ours, plan) if line.startswith(("configurations", "transpose"))]
+    text = [
+        "# Where this plan comes from",
+        "",
+        f"It was imported from {where}, a plan of nnU-Net v2.",
+        "",
+        f"Where autoseg would plan otherwise with the preset {plan.preset}:" if changed else "autoseg plans the same.",
+        *(f"- {line.replace(' was ', ' would be ', 1)}" for line in changed),
+    ]
+    return _keep(plan, "\n".join(text) + "\n", out)
+
+
+def _fresh(out: Path, made: Plan) -> Plan | None:
+    """The plan at `out`, if it was made from the same inputs."""
+    if not out.exists():
+        return None
+    old = read(out, Plan)
+    return old if old.inputs_sha256 == made.inputs_sha256 else None
+
+
+def _note_edits(plan: Plan, planned: Plan) -> None:
+    """Say where a plan is no more what was planned."""
+    changed = _differences(planned, plan)
+    if changed:
+        more = f" and {len(changed) - MOST_SHOWN} more" if len(changed) > MOST_SHOWN else ""
+        log.info("plan.json was edited since it was planned: %s%s", "; ".join(changed[:MOST_SHOWN]), more)
+
+
+def _differences(one: Plan, other: Plan) -> list[str]:
+    return differences(msgspec.to_builtins(one), msgspec.to_builtins(other))
+
+
+def _keep(plan: Plan, explanation: str, out: Path) -> Plan:
+    """Write a plan and what explains it, setting an earlier plan aside."""
     if out.exists():
-        old = read(out, Plan)
-        if old.inputs_sha256 == plan.inputs_sha256:
-            return old
         kept = set_aside(out)
         log.warning("the dataset, the options or the rules changed: planning again, the old plan is now %s", kept)
+    _write_explanation(explanation, out)
     write(out, plan)
     return plan
+
+
+def _write_explanation(text: str, out: Path) -> None:
+    with atomic_path(out.with_suffix(".md")) as temporary:
+        temporary.write_text(text, encoding="utf-8")

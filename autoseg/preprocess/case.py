@@ -6,7 +6,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.artifacts.dataset import foreground
+from autoseg.artifacts.labels import foreground
 
 MAX_LOCATIONS = 10_000
 LEAST_SHARE = 0.01

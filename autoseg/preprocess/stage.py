@@ -104,7 +104,7 @@ def preprocess_case(task: Task) -> PreprocessedCase:
     ArtifactError
         As `write_case`.
     """
-    labels = task.plan.labels
+    labels = task.plan.label_values
     image, label = read_case(task.case, task.root, len(task.plan.channel_names), tuple(labels.values()))
     prepared = forward(image, label, task.plan, task.configuration)
     values = prepared.label_zyx

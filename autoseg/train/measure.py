@@ -24,6 +24,7 @@ from autoseg.train.step_style import candidates
 
 log = logging.getLogger(__name__)
 MEASURABLE = ("cpu", "cuda")
+PREDICTION_ERROR = 0.15  # docs/explanation/memory.md
 
 
 def free_bytes(device: torch.device) -> int:
@@ -59,7 +60,7 @@ def step_bytes(
         Inputs and outputs of the network.
     device : torch.device
     limit_bytes : int
-        More than this is not tried on a CPU, where the kernel would end this process or another one.
+        What surely needs more is not tried on a CPU, where the kernel would end this process or another one.
 
     Returns
     -------
@@ -74,7 +75,7 @@ def step_bytes(
         for style in candidates(device, batch_dice=configuration.batch_dice)
     }
     style, most = max(predicted.items(), key=lambda item: item[1])
-    if on_cpu and most > limit_bytes:
+    if on_cpu and most > (1 + PREDICTION_ERROR) * limit_bytes:
         return most, False
     try:
         return measure_step(configuration, num_channels, num_classes, style, device), True

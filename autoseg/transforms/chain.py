@@ -166,7 +166,7 @@ def restore_probabilities(
     Holds the whole volume of all classes, for those who ask for it. The most likely class is the one that
     `restore_labels` gives, but where half precision rounds two probabilities to the same number.
     """
-    probabilities = np.zeros((len(plan.labels), *placement.geometry.shape), np.float16)
+    probabilities = np.zeros((plan.num_classes, *placement.geometry.shape), np.float16)
     probabilities[0] = 1
     window = probabilities[(slice(None), *_box(placement).slices)]
     window = window.transpose(0, *(axis + 1 for axis in plan.transpose_forward))
@@ -183,7 +183,7 @@ def _slabs(
     logits_kzyx: NDArray[np.floating], placement: Placement, plan: Plan, configuration: Configuration
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """The logits on the cropped grid of the file, transposed, slab by slab."""
-    expected = (len(plan.labels), *placement.shape)
+    expected = (plan.num_classes, *placement.shape)
     if logits_kzyx.shape != expected:
         message = f"logits of shape {logits_kzyx.shape}, expected {expected}"
         raise ValueError(message)

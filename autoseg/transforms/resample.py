@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import zoom
 
 ANISOTROPY = 3.0
 NEGLIGIBLE = 1e-9
@@ -69,6 +68,9 @@ def resize_matrix(n_in: int, n_out: int, order: int) -> NDArray[np.float32]:
     anti_aliasing=False)` comes down to, in double precision. Entries below 1e-9 become zero: a spline's tails run
     into denormal numbers, which make products ten times slower.
     """
+    # Planning needs shapes alone, and is done before scipy would be loaded.
+    from scipy.ndimage import zoom
+
     matrix = np.empty((n_out, n_in))
     for column, unit in enumerate(np.eye(n_in)):
         matrix[:, column] = zoom(unit, n_out / n_in, order=order, mode="nearest", grid_mode=True)

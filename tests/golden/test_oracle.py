@@ -95,6 +95,7 @@ def ours(given, preset=None):
     )
     return grid, plan_configurations(
         geometry,
+        num_labels=len(given["labels"]),
         preset=preset,
         schemes=schemes,
         use_mask=masked(schemes, given["median_relative_size_after_cropping"]),

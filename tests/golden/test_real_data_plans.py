@@ -2,13 +2,13 @@
 
 import pytest
 
-from autoseg.plan.stage import make_plan
+from autoseg.plan.decide import make_plan
 
 
 @pytest.fixture(scope="module")
 def hippocampus(build_dataset, build_fingerprint):
     dataset = build_dataset(num_cases=200, labels={"background": 0, "anterior": 1, "posterior": 2})
-    return make_plan(dataset, build_fingerprint(dataset, shapes=((35, 48, 34), (36, 50, 35), (37, 52, 36))))
+    return make_plan(build_fingerprint(dataset, shapes=((35, 48, 34), (36, 50, 35), (37, 52, 36))))
 
 
 def test_hippocampus_in_3d(hippocampus):
@@ -47,10 +47,10 @@ def test_hippocampus_as_a_whole(hippocampus):
 def test_the_planner_believes_the_stated_number_of_cases(build_dataset, build_fingerprint):
     # As nnU-Net: the cap of the batch counts numTraining even where the files disagree.
     dataset = build_dataset(num_cases=3, num_training=200)
-    plan = make_plan(dataset, build_fingerprint(dataset, shapes=((36, 50, 35),)))
+    plan = make_plan(build_fingerprint(dataset, shapes=((36, 50, 35),)))
     assert plan.configurations["3d_fullres"].batch_size == 7
     dataset = build_dataset(num_cases=3)
-    plan = make_plan(dataset, build_fingerprint(dataset, shapes=((36, 50, 35),)))
+    plan = make_plan(build_fingerprint(dataset, shapes=((36, 50, 35),)))
     assert plan.configurations["3d_fullres"].batch_size == 2
 
 
@@ -58,7 +58,7 @@ def test_thick_slices_come_first_and_mirror_where_the_labels_allow(build_dataset
     # Sagittal slices: the file's third axis is the coarsest, and runs left to right.
     labels = {"background": 0, "left knee": 1, "right knee": 2}
     dataset = build_dataset(labels=labels)
-    plan = make_plan(dataset, build_fingerprint(dataset, shapes=((320, 320, 30),), spacing_mm=(0.5, 0.5, 3.0)))
+    plan = make_plan(build_fingerprint(dataset, shapes=((320, 320, 30),), spacing_mm=(0.5, 0.5, 3.0)))
     assert plan.transpose_forward == (2, 0, 1)
     assert plan.transpose_backward == (1, 2, 0)
     full, flat = plan.configurations["3d_fullres"], plan.configurations["2d"]

@@ -53,7 +53,9 @@ def planned(measured):
     )
     schemes = normalization_schemes(measured["channels"])
     mask = masked(schemes, measured["relative_size"])
-    return geometry, plan_configurations(geometry, preset=preset, schemes=schemes, use_mask=mask, mirror=(0, 1, 2))
+    return geometry, plan_configurations(
+        geometry, num_labels=measured["num_labels"], preset=preset, schemes=schemes, use_mask=mask, mirror=(0, 1, 2)
+    )
 
 
 @settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])

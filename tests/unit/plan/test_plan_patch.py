@@ -102,7 +102,7 @@ def test_in_2d_only_a_batch_of_two_has_to_fit():
 def plans_of(shape, spacing=(1.0, 1.0, 1.0), cases=10):
     grid = target_grid([spacing] * cases, [shape] * cases)
     geometry = plan_geometry(grid, num_cases=cases, num_labels=2, preset=PLAIN, gpu_memory_gb=8.0)
-    return plan_configurations(geometry, preset=PLAIN, schemes=("ct",), use_mask=(False,), mirror=(0, 2))
+    return plan_configurations(geometry, num_labels=2, preset=PLAIN, schemes=("ct",), use_mask=(False,), mirror=(0, 2))
 
 
 def test_pictures_get_no_3d_configuration():

@@ -6,7 +6,8 @@ from msgspec.structs import replace
 from autoseg.artifacts.base import read, write
 from autoseg.artifacts.plan import Plan, Training
 from autoseg.errors import ArtifactError
-from autoseg.plan.stage import Wishes, make_plan, run
+from autoseg.plan.decide import Wishes, make_plan
+from autoseg.plan.stage import run
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def out(tmp_path):
 
 
 def test_a_plan_is_written_and_copies_what_it_is_made_from(dataset, fingerprint, out):
-    plan = run(dataset, fingerprint, out)
+    plan = run(fingerprint, out)
     assert read(out, Plan) == plan
     assert plan.labels == dataset.labels
     assert plan.channel_names == dataset.channel_names
@@ -34,44 +35,44 @@ def test_a_plan_is_written_and_copies_what_it_is_made_from(dataset, fingerprint,
 
 
 def test_a_plan_edited_by_hand_is_kept(dataset, fingerprint, out):
-    plan = run(dataset, fingerprint, out)
+    plan = run(fingerprint, out)
     edited = replace(plan, training=Training(epochs=7))
     write(out, edited)
     before = out.stat().st_mtime_ns
-    assert run(dataset, fingerprint, out) == edited
+    assert run(fingerprint, out) == edited
     assert out.stat().st_mtime_ns == before
-    assert list(out.parent.iterdir()) == [out]
+    assert sorted(out.parent.iterdir()) == [out, out.with_suffix(".md")]
 
 
 def test_changed_inputs_make_a_new_plan_and_save_the_old(dataset, fingerprint, out):
-    edited = replace(run(dataset, fingerprint, out), training=Training(epochs=7))
+    edited = replace(run(fingerprint, out), training=Training(epochs=7))
     write(out, edited)
-    new = run(dataset, replace(fingerprint, inputs_sha256="1"), out)
+    new = run(replace(fingerprint, inputs_sha256="1"), out)
     assert new.training.epochs == 1000
     assert read(out, Plan) == new
     assert read(out.with_name("plan.previous.json"), Plan) == edited
-    run(dataset, replace(fingerprint, inputs_sha256="2"), out)
+    run(replace(fingerprint, inputs_sha256="2"), out)
     assert read(out.with_name("plan.previous.json"), Plan) == edited
     assert read(out.with_name("plan.previous-2.json"), Plan) == new
 
 
 def test_every_input_counts(dataset, fingerprint):
     hashes = {
-        make_plan(dataset, fingerprint).inputs_sha256,
-        make_plan(dataset, fingerprint, Wishes(gpu_memory_gb=16)).inputs_sha256,
-        make_plan(dataset, fingerprint, Wishes(preset="resenc-m")).inputs_sha256,
-        make_plan(dataset, fingerprint, Wishes(spacing=(2, 2, 2))).inputs_sha256,
-        make_plan(replace(dataset, num_training=7), fingerprint).inputs_sha256,
-        make_plan(dataset, replace(fingerprint, inputs_sha256="1")).inputs_sha256,
+        make_plan(fingerprint).inputs_sha256,
+        make_plan(fingerprint, Wishes(gpu_memory_gb=16)).inputs_sha256,
+        make_plan(fingerprint, Wishes(preset="resenc-m")).inputs_sha256,
+        make_plan(fingerprint, Wishes(spacing=(2, 2, 2))).inputs_sha256,
+        make_plan(replace(fingerprint, num_training=7)).inputs_sha256,
+        make_plan(replace(fingerprint, inputs_sha256="1")).inputs_sha256,
     }
     assert len(hashes) == 6
     # The usual values, said or not, are the same.
-    assert make_plan(dataset, fingerprint, Wishes(gpu_memory_gb=8)).inputs_sha256 in hashes
+    assert make_plan(fingerprint, Wishes(gpu_memory_gb=8)).inputs_sha256 in hashes
 
 
 @pytest.mark.parametrize(("preset", "gigabytes"), [("resenc-m", 8), ("resenc-l", 24), ("resenc-xl", 40)])
 def test_a_residual_preset_is_planned_for_its_own_memory(dataset, fingerprint, preset, gigabytes):
-    plan = make_plan(dataset, fingerprint, Wishes(preset=preset))
+    plan = make_plan(fingerprint, Wishes(preset=preset))
     assert (plan.preset, plan.gpu_memory_gb) == (preset, gigabytes)
     full = plan.configurations["3d_fullres"]
     assert full.n_conv_per_stage is None
@@ -80,14 +81,14 @@ def test_a_residual_preset_is_planned_for_its_own_memory(dataset, fingerprint, p
 
 
 def test_a_spacing_of_ones_own_counts_for_the_axis_order_too(dataset, fingerprint):
-    plan = make_plan(dataset, fingerprint, Wishes(spacing=(1.0, 1.0, 3.0)))
+    plan = make_plan(fingerprint, Wishes(spacing=(1.0, 1.0, 3.0)))
     assert plan.transpose_forward == (2, 0, 1)
     assert plan.configurations["3d_fullres"].spacing == (3.0, 1.0, 1.0)
 
 
 def test_a_damaged_plan_is_explained_and_not_overwritten(dataset, fingerprint, out):
-    run(dataset, fingerprint, out)
+    run(fingerprint, out)
     out.write_text('{"training": ')
     with pytest.raises(ArtifactError, match="not valid JSON"):
-        run(dataset, fingerprint, out)
+        run(fingerprint, out)
     assert out.read_text() == '{"training": '

@@ -1,0 +1,49 @@
+"""What labels mean: single values, regions made of several, and one that is to be ignored."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Value = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Region = Annotated[tuple[Value, ...], msgspec.Meta(min_length=1)]
+Labels = dict[Name, Value | Region]
+BACKGROUND, IGNORE = "background", "ignore"
+
+
+def foreground(labels: Mapping[str, int]) -> dict[str, int]:
+    """Labels without the background, whatever it is called, in order of their values."""
+    return {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0}
+
+
+def has_regions(labels: Mapping[str, int | tuple[int, ...]]) -> bool:
+    """Whether a label stands for several values, so that labels may overlap."""
+    return any(isinstance(value, tuple) for value in labels.values())
+
+
+def count_outputs(labels: Mapping[str, int | tuple[int, ...]]) -> int:
+    """Outputs of a network: one a label with the background, or one a region without it; nothing is to be ignored."""
+    named = [name for name in labels if name != IGNORE]
+    return len(named) - (BACKGROUND in named and has_regions(labels))
+
+
+def fault(labels: Mapping[str, int | tuple[int, ...]], regions_class_order: tuple[int, ...]) -> str | None:
+    """What is wrong with labels, in words; None where nothing is."""
+    if labels.get(BACKGROUND) != 0:
+        return "labels needs background: 0"
+    sets = {name: value if isinstance(value, tuple) else (value,) for name, value in labels.items()}
+    values = sorted({value for each in sets.values() for value in each})
+    if values != list(range(len(values))):
+        return "labels needs values that count on from 0 without a gap"
+    if IGNORE in labels and labels[IGNORE] != values[-1]:
+        return f"labels.ignore has to be the highest value, {values[-1]}"
+    if not has_regions(labels):
+        if len(values) < len(labels):
+            return "labels gives two names to one value"
+        return "regions_class_order is for regions alone" if regions_class_order else None
+    if any(0 in each for name, each in sets.items() if name != BACKGROUND):
+        return "labels has a region that holds the background"
+    if len(regions_class_order) != count_outputs(labels):
+        return f"regions_class_order needs a value for each of the {count_outputs(labels)} regions"
+    return None

@@ -1,0 +1,182 @@
+"""Every choice of a plan, and what led to it: pure functions of the fingerprint and the user's wishes."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+
+from msgspec.structs import replace
+
+from autoseg.artifacts.base import digest
+from autoseg.artifacts.fingerprint import Fingerprint
+from autoseg.artifacts.plan import Configuration, Plan, WishedPreset
+from autoseg.plan.automatic import Advice, advise
+from autoseg.plan.configurations import Geometry, plan_configurations, plan_geometry, target_grid
+from autoseg.plan.fit import Fit, fit
+from autoseg.plan.mirroring import mirror_axes
+from autoseg.plan.normalization import masked, normalization_schemes
+from autoseg.plan.presets import PRESETS, Preset
+
+RULES = "3"  # to be raised when the same fingerprint would give another plan
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the user decides.
+
+    Attributes
+    ----------
+    preset : str
+        ``auto`` leaves it to the dataset.
+    gpu_memory_gb : float or None
+        Memory target; None: what the preset is meant for.
+    spacing : tuple of float, length 3, or None
+        Target spacing in mm along (Z, Y, X), in place of the one found.
+    measure_on : str or None
+        Device on which training steps are measured, as `--device` has it; None: nothing is measured.
+    """
+
+    preset: WishedPreset = "plain"
+    gpu_memory_gb: float | None = None
+    spacing: tuple[float, float, float] | None = None
+    measure_on: str | None = None
+
+
+USUAL = Wishes()
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A device on which training steps are measured.
+
+    Attributes
+    ----------
+    device_name : str
+    limit_bytes : int
+        What a step may take there.
+    step_bytes : callable
+        Bytes of a training step of a plan's configuration, and whether that was measured.
+    """
+
+    device_name: str
+    limit_bytes: int
+    step_bytes: Callable[[Plan, Configuration], tuple[int, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """A plan, and what led to it.
+
+    Attributes
+    ----------
+    plan : Plan
+    geometry : Geometry
+    preset : Preset
+        As used, with `advice` the cap of 5 % kept.
+    spacing_was_given : bool
+        By the user.
+    advice : Advice or None
+        Why this preset, where autoseg chose it.
+    dataset_voxels : float
+        Voxels of the median image times the number of cases.
+    fits : dict of str to Fit
+        What measuring changed, by configuration; empty where nothing was measured.
+    device_name : str or None
+        On which device.
+    """
+
+    plan: Plan
+    geometry: Geometry
+    preset: Preset
+    spacing_was_given: bool
+    advice: Advice | None
+    dataset_voxels: float
+    fits: dict[str, Fit] = field(default_factory=dict)
+    device_name: str | None = None
+
+
+def decide(fingerprint: Fingerprint, wishes: Wishes = USUAL) -> Decisions:
+    """Every choice, from what the dataset measures and the user wishes; pure."""
+    grid = target_grid(
+        [case.geometry.spacing_mm for case in fingerprint.cases],
+        [case.shape_after_crop for case in fingerprint.cases],
+        spacing=wishes.spacing,
+    )
+    num_cases, num_labels = fingerprint.num_training, len(fingerprint.labels)
+    advice = None
+    if wishes.preset == "auto":
+        gpu_memory_gb = wishes.gpu_memory_gb or PRESETS["plain"].reference_gb
+        advice = advise(grid, num_cases=num_cases, num_labels=num_labels, gpu_memory_gb=gpu_memory_gb)
+        name, preset = advice.name, advice.preset
+    else:
+        name, preset = wishes.preset, PRESETS[wishes.preset]
+        gpu_memory_gb = wishes.gpu_memory_gb or preset.reference_gb
+    geometry = plan_geometry(
+        grid, num_cases=num_cases, num_labels=num_labels, preset=preset, gpu_memory_gb=gpu_memory_gb
+    )
+    schemes = normalization_schemes(fingerprint.channel_names)
+    configurations = plan_configurations(
+        geometry,
+        num_labels=num_labels,
+        preset=preset,
+        schemes=schemes,
+        use_mask=masked(schemes, fingerprint.median_relative_size_after_cropping),
+        mirror=mirror_axes(fingerprint.labels, [case.geometry for case in fingerprint.cases], grid.forward),
+    )
+    wished = (wishes.preset, str(gpu_memory_gb), str(wishes.spacing), f"measured on {wishes.measure_on}")
+    plan = Plan(
+        inputs_sha256=digest(RULES, fingerprint, *wished),
+        preset=name,
+        preset_was_chosen=advice is not None,
+        gpu_memory_gb=gpu_memory_gb,
+        channel_names=fingerprint.channel_names,
+        labels=fingerprint.labels,
+        regions_class_order=fingerprint.regions_class_order,
+        transpose_forward=grid.forward,
+        transpose_backward=grid.backward,
+        original_median_spacing=_triple(grid.original_spacing),
+        original_median_shape=_triple(grid.original_shape),
+        intensities=fingerprint.intensities,
+        configurations=configurations,
+    )
+    return Decisions(
+        plan=plan,
+        geometry=geometry,
+        preset=preset,
+        spacing_was_given=wishes.spacing is not None,
+        advice=advice,
+        dataset_voxels=prod(grid.median_size) * num_cases,
+    )
+
+
+def make_plan(fingerprint: Fingerprint, wishes: Wishes = USUAL) -> Plan:
+    """The plan alone."""
+    return decide(fingerprint, wishes).plan
+
+
+def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:
+    z, y, x = values
+    return z, y, x
+
+
+def weigh(decisions: Decisions, scale: Scale) -> Decisions:
+    """Correct every configuration until a training step of it fits a device.
+
+    Raises
+    ------
+    SettingError
+        Not even the smallest patch of a configuration fits.
+    """
+    plan = decisions.plan
+    fits = {
+        name: fit(
+            configuration,
+            num_labels=len(plan.labels),
+            preset=decisions.preset,
+            measure=lambda candidate: scale.step_bytes(plan, candidate),
+            limit_bytes=scale.limit_bytes,
+        )
+        for name, configuration in plan.configurations.items()
+    }
+    corrected = replace(plan, configurations={name: made.configuration for name, made in fits.items()})
+    return dataclasses.replace(decisions, plan=corrected, fits=fits, device_name=scale.device_name)

@@ -1,0 +1,287 @@
+"""Plans as nnU-Net v2 writes them: nnUNetPlans.json, from a plan and to one."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from autoseg.artifacts.base import decode, digest
+from autoseg.artifacts.fingerprint import Fingerprint
+from autoseg.artifacts.plan import Plan, PresetName
+from autoseg.errors import ArtifactError
+from autoseg.images.endings import KINDS
+from autoseg.plan.mirroring import mirror_axes
+from autoseg.plan.patch import memory_proxy
+from autoseg.plan.presets import PRESETS, Preset
+
+Json = dict[str, Any]
+PLANNERS: dict[PresetName, str] = {
+    "plain": "ExperimentPlanner",
+    "resenc-legacy": "ResEncUNetPlanner",
+    "resenc-m": "nnUNetPlannerResEncM",
+    "resenc-l": "nnUNetPlannerResEncL",
+    "resenc-xl": "nnUNetPlannerResEncXL",
+}
+ENCODERS = {False: "n_conv_per_stage", True: "n_blocks_per_stage"}
+SCHEMES = {
+    "ct": "CTNormalization",
+    "zscore": "ZScoreNormalization",
+    "rescale_to_0_1": "RescaleTo01Normalization",
+    "rgb_to_0_1": "RGBTo01Normalization",
+    "none": "NoNormalization",
+}
+UNETS = "dynamic_network_architectures.architectures.unet"
+NETWORKS = {False: "PlainConvUNet", True: "ResidualEncoderUNet"}
+CONVOLUTIONS = {2: "torch.nn.modules.conv.Conv2d", 3: "torch.nn.modules.conv.Conv3d"}
+NORMS = {2: "torch.nn.modules.instancenorm.InstanceNorm2d", 3: "torch.nn.modules.instancenorm.InstanceNorm3d"}
+# What autoseg's networks always have; a plan with anything else would be another network.
+FIXED = {
+    "conv_bias": True,
+    "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+    "dropout_op": None,
+    "dropout_op_kwargs": None,
+    "nonlin": "torch.nn.LeakyReLU",
+    "nonlin_kwargs": {"inplace": True},
+}
+RESAMPLE = "resample_data_or_seg_to_shape"
+COPIED = ("patch_size", "batch_size", "median_image_size_in_voxels", "spacing", "use_mask_for_norm", "batch_dice")
+
+
+def to_nnunet(plan: Plan, *, dataset_name: str, plans_name: str, file_ending: str) -> Json:
+    """The content of an nnUNetPlans.json that nnU-Net v2 trains from.
+
+    Parameters
+    ----------
+    plan : Plan
+    dataset_name : str
+        As nnU-Net has it: the folder of the preprocessed data (``Dataset004_Hippocampus``).
+    plans_name : str
+        Name of the file without its ending, which nnU-Net's ``-p`` takes.
+    file_ending : str
+        Of the images, which says how nnU-Net reads them.
+
+    Notes
+    -----
+    The format is that of release 2.8.1. What nnU-Net's plans have no place for is lost: the training recipe, and the
+    axes that may be mirrored, of which nnU-Net mirrors all.
+    """
+    flat = all(len(configuration.patch_size) == 2 for configuration in plan.configurations.values())
+    statistics = {str(number): msgspec.to_builtins(each) for number, each in enumerate(plan.intensities)}
+    return {
+        "dataset_name": dataset_name,
+        "plans_name": plans_name,
+        "original_median_spacing_after_transp": list(plan.original_median_spacing),
+        "original_median_shape_after_transp": [int(edge) for edge in plan.original_median_shape],
+        "image_reader_writer": _reader(file_ending, flat=flat),
+        "transpose_forward": list(plan.transpose_forward),
+        "transpose_backward": list(plan.transpose_backward),
+        "configurations": {name: _configuration_to(plan, name, plans_name) for name in plan.configurations},
+        "experiment_planner_used": PLANNERS[plan.preset],
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": statistics,
+    }
+
+
+def dataset_name(out: Path, raw: Path | None) -> str:
+    """What nnU-Net calls the dataset: the folder that the plans lie in, or the raw one, where it is named so."""
+    names = [out.absolute().parent.name, *([raw.absolute().name] if raw is not None else [])]
+    return next((name for name in names if re.fullmatch(r"Dataset\d{3}_.+", name)), names[-1])
+
+
+def _reader(file_ending: str, *, flat: bool) -> str:
+    kind = KINDS.get(file_ending.lower(), "volume")
+    if kind == "picture" or (kind == "tiff" and flat):
+        return "NaturalImage2DIO"
+    return "Tiff3DIO" if kind == "tiff" else "SimpleITKIO"
+
+
+def _configuration_to(plan: Plan, name: str, plans_name: str) -> Json:
+    configuration = plan.configurations[name]
+    full = plan.configurations.get("3d_fullres")
+    before = configuration.previous_stage
+    if full is not None and before and msgspec.structs.replace(full, previous_stage=before) == configuration:
+        # It shares the preprocessed data too.
+        return {"inherits_from": "3d_fullres", "previous_stage": before}
+    d = len(configuration.patch_size)
+    how = configuration.resampling
+    functions: Json = {}
+    for kind, order, order_z in (
+        ("data", how.data_order, how.data_order_z),
+        ("seg", how.label_order, how.label_order_z),
+        ("probabilities", how.probabilities_order, how.probabilities_order_z),
+    ):
+        functions[f"resampling_fn_{kind}"] = RESAMPLE
+        functions[f"resampling_fn_{kind}_kwargs"] = {
+            "is_seg": kind == "seg",
+            "order": order,
+            "order_z": order_z,
+            "force_separate_z": how.force_separate_z,
+        }
+    network = {
+        "n_stages": configuration.n_stages,
+        "features_per_stage": configuration.features_per_stage,
+        "conv_op": CONVOLUTIONS[d],
+        "kernel_sizes": configuration.kernel_sizes,
+        "strides": configuration.strides,
+        ENCODERS[configuration.residual]: configuration.encoder_blocks,
+        "n_conv_per_stage_decoder": configuration.n_conv_per_stage_decoder,
+        "norm_op": NORMS[d],
+        **FIXED,
+    }
+    stages = {
+        key: getattr(configuration, key) for key in ("previous_stage", "next_stage") if getattr(configuration, key)
+    }
+    return {
+        "data_identifier": f"{plans_name}_{name}",
+        "preprocessor_name": "DefaultPreprocessor",
+        **{key: getattr(configuration, key) for key in COPIED},
+        "normalization_schemes": [SCHEMES[scheme] for scheme in configuration.normalization_schemes],
+        **functions,
+        "architecture": {
+            "network_class_name": f"{UNETS}.{NETWORKS[configuration.residual]}",
+            "arch_kwargs": network,
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+        **stages,
+    }
+
+
+def from_nnunet(content: Json, fingerprint: Fingerprint, where: str) -> Plan:
+    """A plan from the content of an nnUNetPlans.json.
+
+    Parameters
+    ----------
+    content : dict
+        Of releases 2.0 to 2.8.
+    fingerprint : Fingerprint
+        Names the channels and labels, which nnU-Net's plans don't, and says which axes may be mirrored.
+    where : str
+        The file, for messages.
+
+    Raises
+    ------
+    ArtifactError
+        The file lacks a key, or asks for something that autoseg has not.
+    """
+    try:
+        return _plan_from(content, fingerprint, where)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            "a file is no plan of nnU-Net v2",
+            where=where,
+            found=f"no {error}" if isinstance(error, KeyError) else str(error),
+            allowed="an nnUNetPlans.json as nnUNetv2_plan_experiment writes it",
+        ) from error
+
+
+def _plan_from(content: Json, fingerprint: Fingerprint, where: str) -> Plan:
+    statistics = content.get("foreground_intensity_properties_per_channel") or content.get(
+        "foreground_intensity_properties_by_modality"
+    )
+    intensities = (
+        [statistics[str(number)] for number in range(len(fingerprint.channel_names))]
+        if statistics
+        else msgspec.to_builtins(fingerprint.intensities)
+    )
+    resolved = {name: _resolved(content["configurations"], name) for name in content["configurations"]}
+    residual = any(_architecture(each, where)["residual"] for each in resolved.values())
+    planner = str(content.get("experiment_planner_used", "")).removesuffix("_torchres")
+    presets = {name: preset for preset, name in PLANNERS.items()}
+    preset = presets.get(planner, "resenc-legacy" if residual else "plain")
+    forward = content["transpose_forward"]
+    mirror = mirror_axes(fingerprint.labels, [case.geometry for case in fingerprint.cases], forward)
+    fields = {
+        "inputs_sha256": digest(json.dumps(content, sort_keys=True), fingerprint),
+        "preset": preset,
+        "gpu_memory_gb": PRESETS[preset].reference_gb,
+        "channel_names": fingerprint.channel_names,
+        "labels": fingerprint.labels,
+        "regions_class_order": fingerprint.regions_class_order,
+        "transpose_forward": forward,
+        "transpose_backward": content["transpose_backward"],
+        "original_median_spacing": content["original_median_spacing_after_transp"],
+        "original_median_shape": content["original_median_shape_after_transp"],
+        "intensities": intensities,
+        "configurations": {
+            name: _configuration_from(each, PRESETS[preset], fingerprint, mirror, f"{where}, configurations.{name}")
+            for name, each in resolved.items()
+        },
+    }
+    return decode(msgspec.json.encode(fields), Plan, where=where)
+
+
+def _resolved(configurations: Json, name: str, seen: tuple[str, ...] = ()) -> Json:
+    """A configuration with what it inherits."""
+    own: Json = configurations[name]
+    parent = own.get("inherits_from")
+    if parent is None or parent in seen:
+        return dict(own)
+    return _resolved(configurations, parent, (*seen, name)) | own
+
+
+def _architecture(configuration: Json, where: str) -> Json:
+    """Network class and arguments, also from plans of releases before 2.3, which had them in other words."""
+    if "architecture" in configuration:
+        stated = configuration["architecture"]
+        kind, arguments = stated["network_class_name"].rpartition(".")[2], stated["arch_kwargs"]
+        d = len(configuration["patch_size"])
+        for key, allowed in {**FIXED, "conv_op": CONVOLUTIONS[d], "norm_op": NORMS[d]}.items():
+            found = arguments.get(key, allowed)
+            if found != allowed and str(found).rpartition(".")[2] != str(allowed).rpartition(".")[2]:
+                raise _unknown(f"{where}, architecture.arch_kwargs.{key}", found, allowed)
+    else:
+        kind = configuration["UNet_class_name"]
+        encoder = configuration["n_conv_per_stage_encoder"]
+        base, most = configuration["UNet_base_num_features"], configuration["unet_max_num_features"]
+        arguments = {
+            "features_per_stage": [min(base * 2**stage, most) for stage in range(len(encoder))],
+            "kernel_sizes": configuration["conv_kernel_sizes"],
+            "strides": configuration["pool_op_kernel_sizes"],
+            "n_conv_per_stage": encoder,
+            "n_blocks_per_stage": encoder,
+            "n_conv_per_stage_decoder": configuration["n_conv_per_stage_decoder"],
+        }
+    residual = {name: residual for residual, name in NETWORKS.items()}.get(kind)
+    if residual is None:
+        raise _unknown(f"{where}, network class", kind, " or ".join(NETWORKS.values()))
+    return {"residual": residual, **arguments}
+
+
+def _configuration_from(
+    stated: Json, preset: Preset, fingerprint: Fingerprint, mirror: tuple[int, ...], where: str
+) -> Json:
+    network = _architecture(stated, where)
+    encoder = ENCODERS[network["residual"]]
+    names = {name: scheme for scheme, name in SCHEMES.items()}
+    for scheme in stated["normalization_schemes"]:
+        if scheme not in names:
+            raise _unknown(f"{where}, normalization_schemes", scheme, ", ".join(names))
+    how: Json = {"force_separate_z": stated["resampling_fn_data_kwargs"]["force_separate_z"]}
+    for kind, ours in (("data", "data"), ("seg", "label"), ("probabilities", "probabilities")):
+        function, arguments = stated[f"resampling_fn_{kind}"], stated[f"resampling_fn_{kind}_kwargs"]
+        if function != RESAMPLE:
+            raise _unknown(f"{where}, resampling_fn_{kind}", function, RESAMPLE)
+        how |= {f"{ours}_order": arguments["order"], f"{ours}_order_z": arguments["order_z"]}
+    patch, strides = stated["patch_size"], network["strides"]
+    return {
+        **{key: stated[key] for key in COPIED},
+        "strides": strides,
+        "kernel_sizes": network["kernel_sizes"],
+        "features_per_stage": network["features_per_stage"],
+        "n_stages": len(strides),
+        encoder: network[encoder],
+        "n_conv_per_stage_decoder": network["n_conv_per_stage_decoder"],
+        "normalization_schemes": [names[scheme] for scheme in stated["normalization_schemes"]],
+        "mirror_axes": mirror if len(patch) == 3 else [axis - 1 for axis in mirror if axis > 0],
+        "resampling": how,
+        "memory_proxy": memory_proxy(patch, strides, len(fingerprint.labels), preset),
+        **{key: stated[key] for key in ("previous_stage", "next_stage") if key in stated},
+    }
+
+
+def _unknown(where: str, found: object, allowed: object) -> ArtifactError:
+    return ArtifactError(
+        "a plan of nnU-Net asks for something that autoseg has not", where=where, found=found, allowed=allowed
+    )
