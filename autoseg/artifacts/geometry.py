@@ -7,6 +7,8 @@ import msgspec
 from autoseg.artifacts.base import Record
 from autoseg.artifacts.bounds import AtLeastOne, Positive
 
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
 
 class Geometry(Record, frozen=True, kw_only=True):
     """Shape, spacing and place of a volume.
@@ -31,6 +33,6 @@ class Geometry(Record, frozen=True, kw_only=True):
     shape: tuple[AtLeastOne, AtLeastOne, AtLeastOne]
     spacing_mm: tuple[Positive, Positive, Positive]
     origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    direction: tuple[float, float, float, float, float, float, float, float, float] = (1, 0, 0, 0, 1, 0, 0, 0, 1)
+    direction: tuple[float, float, float, float, float, float, float, float, float] = IDENTITY
     num_dimensions: Annotated[int, msgspec.Meta(ge=2, le=3)] = 3
     has_spacing: bool = True
