@@ -72,6 +72,8 @@ def explain(fingerprint: Fingerprint, decisions: Decisions) -> str:
         f"Cropped shapes from {_by(np.min(shapes, axis=0))} to {_by(np.max(shapes, axis=0))} voxels. Axes are in array "
         "order, slices first (Z, Y, X); spacings are in mm.",
     ]
+    if not all(case.geometry.has_spacing for case in fingerprint.cases):
+        lines += ["Pictures without spacing count 1 mm a pixel."]
     for choice in choices(fingerprint, decisions):
         lines += ["", f"## {choice.title}", "", f"Rule: {choice.rule}"]
         for word, found in (("Saw", choice.saw), ("Chose", choice.chose), ("Rejected", choice.rejected)):
@@ -309,6 +311,9 @@ def _patch(name: str, choice: PatchChoice, planned: Configuration, decisions: De
 def _batch(name: str, choice: PatchChoice, decisions: Decisions) -> Choice:
     share = 100 * decisions.preset.dataset_share
     patch_voxels = prod(choice.topology.patch)
+    dataset_voxels = decisions.dataset_voxels
+    if name == "3d_lowres" and decisions.geometry.coarsening is not None:
+        dataset_voxels /= decisions.geometry.coarsening.voxel_ratio
     memory, cap, chosen = choice.affordable_batch, choice.capped_batch, choice.batch_size
     if min(memory, cap) < chosen:
         why = "the least there is"
@@ -320,7 +325,7 @@ def _batch(name: str, choice: PatchChoice, decisions: Decisions) -> Choice:
         (
             f"memory allows {memory}: {choice.budget * REFERENCE_BATCH[len(choice.topology.patch)] / 1e6:,.1f} million "
             f"for a batch, {choice.memory_proxy / 1e6:,.1f} million a patch",
-            f"the dataset allows {cap}: {share:g} % of its {decisions.dataset_voxels:,.0f} voxels, "
+            f"the dataset allows {cap}: {share:g} % of its {dataset_voxels:,.0f} voxels there, "
             f"{patch_voxels:,} a patch",
         ),
         (f"{chosen}, {why}",),

@@ -2,8 +2,8 @@
 
 usage: step_memory.py [--device cpu] [--most-gib N]
 
-Goes through plans of `plans/` and residual presets, in float32 and mixed precision, leaving out what is predicted to take
-more than `--most-gib`. Prints a table in Markdown, and as the last line a JSON object with the largest error of the
+Goes through plans of `plans/` and residual presets, in float32 and mixed precision, leaving out what is predicted to
+take more than `--most-gib`. Prints a table in Markdown, and as the last line a JSON object with the largest error of the
 prediction in percent.
 """
 
@@ -71,8 +71,8 @@ def main() -> None:
             errors.append(100 * (predicted / measured - 1))
             patch = " x ".join(str(edge) for edge in configuration.patch_size)
             how = f"{style.precision}{', sample by sample' if style.sample_by_sample else ''}"
-            what = f"{name} | {configuration_name} | {preset}, {gigabytes} GB | {patch} | {configuration.batch_size} | {how}"
-            figures = f"{predicted / 2**30:.3f} | {measured / 2**30:.3f} | {errors[-1]:+.1f} %"
+            what = f"{name} | {configuration_name} | {preset}, {gigabytes} GB | {patch}"
+            figures = f"{configuration.batch_size} | {how} | {predicted / 2**30:.3f} | {measured / 2**30:.3f} | {errors[-1]:+.1f} %"
             print(f"| {what} | {figures} |", flush=True)
     result = {
         "benchmark": "step_memory",
