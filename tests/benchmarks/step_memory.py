@@ -3,8 +3,8 @@
 usage: step_memory.py [--device cpu] [--most-gib N]
 
 Goes through plans of `plans/` and residual presets, in float32 and mixed precision, leaving out what is predicted to
-take more than `--most-gib`. Prints a table in Markdown, and as the last line a JSON object with the largest error of the
-prediction in percent.
+take more than `--most-gib`. Prints a table in Markdown, and as the last line a JSON object with the largest error of
+the prediction in percent.
 """
 
 import argparse
@@ -72,8 +72,8 @@ def main() -> None:
             patch = " x ".join(str(edge) for edge in configuration.patch_size)
             how = f"{style.precision}{', sample by sample' if style.sample_by_sample else ''}"
             what = f"{name} | {configuration_name} | {preset}, {gigabytes} GB | {patch}"
-            figures = f"{configuration.batch_size} | {how} | {predicted / 2**30:.3f} | {measured / 2**30:.3f} | {errors[-1]:+.1f} %"
-            print(f"| {what} | {figures} |", flush=True)
+            sizes = f"{predicted / 2**30:.3f} | {measured / 2**30:.3f} | {errors[-1]:+.1f} %"
+            print(f"| {what} | {configuration.batch_size} | {how} | {sizes} |", flush=True)
     result = {
         "benchmark": "step_memory",
         "device": str(device),
