@@ -1,13 +1,24 @@
 """Whatever a dataset measures, a sound plan comes out."""
 
+import itertools
+import json
 from math import ceil
 
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from autoseg.artifacts.base import decode, encode
+from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint, IntensityStatistics
+from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.model import StepStyle
+from autoseg.artifacts.plan import Plan
+from autoseg.networks.cost import training_step_memory
 from autoseg.networks.unet import build_network
 from autoseg.plan.configurations import plan_configurations, plan_geometry, target_grid
+from autoseg.plan.decide import Wishes, decide
+from autoseg.plan.explain import explain
+from autoseg.plan.nnunet import from_nnunet, to_nnunet
 from autoseg.plan.normalization import masked, normalization_schemes
 from autoseg.plan.patch import SMALLEST_BATCH, memory_proxy
 from autoseg.plan.presets import PRESETS
@@ -15,6 +26,9 @@ from autoseg.plan.topology import topology
 from autoseg.train.losses import level_weights
 
 SMALL_ENOUGH_TO_RUN = 2e7  # memory proxy
+STATISTICS = IntensityStatistics(
+    mean=1.0, median=1.0, std=2.0, min=-3.0, max=9.0, percentile_00_5=-2.0, percentile_99_5=8.0
+)
 
 
 @st.composite
@@ -110,3 +124,58 @@ def test_the_network_of_a_plan_runs(measured):
         with torch.inference_mode():
             x = torch.zeros(1, len(measured["channels"]), *configuration.patch_size)
             assert network(x).shape == (1, measured["num_labels"], *configuration.patch_size)
+
+
+@st.composite
+def fingerprints(draw):
+    """A fingerprint with any channels, labels or regions, and the wishes of a user."""
+    measured = draw(measurements())
+    names = draw(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=6, unique=True))
+    names = [name for name in names if name not in ("background", "ignore")] or ["organ"]
+    labels = {"background": 0} | {name: value for value, name in enumerate(names, start=1)}
+    order = ()
+    if draw(st.booleans()):
+        # Nested regions: the first holds all values, the last one value.
+        labels |= {name: tuple(range(value, len(names) + 1)) for name, value in labels.items() if value}
+        order = tuple(range(1, len(names) + 1))
+    if draw(st.booleans()):
+        labels["ignore"] = len(names) + 1
+    channels = measured["channels"]
+    pairs = itertools.product(measured["shapes"], measured["spacings"])
+    cases = tuple(
+        CaseMeasure(name=str(number), geometry=Geometry(shape=shape, spacing_mm=spacing), shape_after_crop=shape)
+        for number, (shape, spacing) in enumerate(pairs)
+    )
+    fingerprint = Fingerprint(
+        inputs_sha256="0",
+        channel_names=tuple(channels),
+        labels=labels,
+        regions_class_order=order,
+        num_training=measured["count"],
+        cases=cases,
+        median_relative_size_after_cropping=measured["relative_size"],
+        intensities=(STATISTICS,) * len(channels),
+    )
+    given = draw(st.one_of(st.none(), st.tuples(*(st.floats(1e-3, 50),) * 3)))
+    wishes = Wishes(
+        preset=draw(st.sampled_from([*PRESETS, "auto"])), gpu_memory_gb=measured["gpu_memory_gb"], spacing=given
+    )
+    return fingerprint, wishes
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(fingerprints())
+def test_any_fingerprint_is_planned_explained_and_exchanged(drawn):
+    fingerprint, wishes = drawn
+    assert decode(encode(fingerprint), Fingerprint, where="") == fingerprint
+    decisions = decide(fingerprint, wishes)
+    plan = decisions.plan
+    assert decode(encode(plan), Plan, where="") == plan
+    assert explain(fingerprint, decisions).startswith("# Why this plan")
+    content = json.loads(json.dumps(to_nnunet(plan, dataset_name="D", plans_name="p", file_ending=".nii.gz")))
+    assert from_nnunet(content, fingerprint, "p").configurations == plan.configurations
+    for configuration in plan.configurations.values():
+        style = StepStyle(precision="float32")
+        memory = training_step_memory(configuration, plan.num_inputs(configuration), plan.num_classes, style)
+        assert memory.peak_bytes >= 3 * memory.parameter_bytes > 0
+        assert memory.peak_bytes >= memory.activation_bytes > 0

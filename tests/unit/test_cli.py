@@ -1,5 +1,6 @@
 """The command line: light to start, and every mistake one message."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from click.testing import CliRunner
 
 from autoseg import __version__
 from autoseg.artifacts.base import read, write
-from autoseg.artifacts.plan import Plan
+from autoseg.artifacts.fingerprint import Fingerprint
+from autoseg.artifacts.plan import Plan, Training
 from autoseg.cli import main
 from autoseg.layout import Workspace
 
@@ -293,3 +295,107 @@ def test_a_file_in_the_place_of_the_workspace_is_wrong_usage(tmp_path):
     code, _, message = call("preprocess", "-w", tmp_path / "w")
     assert code == 2
     assert "is a file" in message
+
+
+@pytest.fixture
+def measured(tmp_path, build_dataset, build_fingerprint):
+    """A fingerprint.json of 200 hippocampus-like cases."""
+    file = tmp_path / "elsewhere" / "fingerprint.json"
+    write(file, build_fingerprint(build_dataset(num_cases=200)))
+    return file
+
+
+def test_a_fingerprint_alone_is_planned_and_explained(measured, tmp_path):
+    space = tmp_path / "w"
+    code, out, _ = call("plan", "--fingerprint", measured, "-w", space, "--explain")
+    assert code == 0
+    assert "## 3d_fullres: patch" in out
+    assert out.endswith(f"200 cases -> {space / 'plan.json'}\n")
+    assert (space / "plan.md").read_text() in out
+    assert read(space / "fingerprint.json", Fingerprint) == read(measured, Fingerprint)
+    assert "planned from a fingerprint alone" in explained("train", "0", "-w", space)
+
+
+def test_planning_from_a_fingerprint_loads_nothing_heavy(measured, tmp_path):
+    arguments = ["plan", "--fingerprint", str(measured), "-w", str(tmp_path / "w"), "--explain"]
+    code = (
+        f"import sys; from autoseg.cli import main; main({arguments}, standalone_mode=False)\n"
+        "print('LOADED', *sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.rpartition("LOADED")[2].split()
+    assert "numpy" in loaded
+    assert not set(loaded) & {*HEAVY, "tqdm"}
+
+
+def test_edits_are_named_when_the_plan_is_explained(measured, tmp_path):
+    space = tmp_path / "w"
+    call("plan", "--fingerprint", measured, "-w", space)
+    edited = read(space / "plan.json", Plan)
+    write(space / "plan.json", msgspec.structs.replace(edited, training=Training(epochs=7)))
+    _, _, notes = call("plan", "--fingerprint", measured, "-w", space, "--explain")
+    assert "edited since it was planned: training.epochs was 1000, is 7" in notes
+    assert read(space / "plan.json", Plan).training.epochs == 7
+
+
+def test_plans_go_to_nnunet_and_come_back(measured, tmp_path):
+    file = tmp_path / "Dataset004_Hippocampus" / "nnUNetPlans.json"
+    code, out, _ = call("plan", "--fingerprint", measured, "-w", tmp_path / "a", "--write-nnunet", file)
+    assert code == 0
+    assert str(file) in out
+    assert json.loads(file.read_bytes())["dataset_name"] == "Dataset004_Hippocampus"
+    code, _, _ = call("plan", "--fingerprint", measured, "-w", tmp_path / "b", "--read-nnunet", file)
+    assert code == 0
+    ours, back = (read(tmp_path / name / "plan.json", Plan) for name in "ab")
+    assert back.configurations == ours.configurations
+    assert "autoseg plans the same" in (tmp_path / "b" / "plan.md").read_text()
+    # Whatever stood there is kept.
+    call("plan", "--fingerprint", measured, "-w", tmp_path / "c", "--preset", "resenc-m", "--write-nnunet", file)
+    kept = file.with_name("nnUNetPlans.previous.json")
+    assert json.loads(kept.read_bytes())["experiment_planner_used"] == "ExperimentPlanner"
+    assert "no plan of nnU-Net v2" in explained(
+        "plan", "--fingerprint", measured, "-w", tmp_path / "d", "--read-nnunet", measured
+    )
+
+
+def test_measuring_makes_what_does_not_fit_smaller(measured, tmp_path):
+    code, out, _ = call(
+        *("plan", "--fingerprint", measured, "-w", tmp_path / "w", "--explain"),
+        *("--measure", "--gpu-memory", "0.2", "--spacing", "2,2,2"),
+    )
+    assert code == 0
+    plan = read(tmp_path / "w" / "plan.json", Plan)
+    assert "## Measured" in out
+    assert "0.20 GiB on cpu" in out
+    assert plan.configurations["2d"].batch_size >= 2
+    # Fresh: nothing is measured again, and what was found stays told.
+    before = (tmp_path / "w" / "plan.md").read_text()
+    call(
+        *("plan", "--fingerprint", measured, "-w", tmp_path / "w"),
+        *("--measure", "--gpu-memory", "0.2", "--spacing", "2,2,2"),
+    )
+    assert (tmp_path / "w" / "plan.md").read_text() == before
+
+
+def test_a_fingerprint_does_not_take_over_a_dataset(measured, tmp_path, build_dataset):
+    write(tmp_path / "w" / "dataset.json", build_dataset())
+    message = explained("plan", "--fingerprint", measured, "-w", tmp_path / "w")
+    assert "belongs to a dataset" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("RAW", "--fingerprint", "F"), "takes the place of RAW"),
+        (("--fingerprint", "F", "--channels", "CT"), "takes the place of RAW"),
+        (("RAW", "--dataset", "F"), "--dataset belongs to --fingerprint"),
+        (("--fingerprint", "F", "--read-nnunet", "F", "--measure"), "takes the place of --preset"),
+        (("--fingerprint", "F", "--read-nnunet", "F", "--preset", "auto"), "takes the place of --preset"),
+        ((), "or --fingerprint"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, message, measured, tmp_path):
+    named = {"RAW": tmp_path, "F": measured}
+    code, _, notes = call("plan", *(named.get(each, each) for each in arguments), "-w", tmp_path / "w")
+    assert code == 2
+    assert message in notes
