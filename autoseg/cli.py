@@ -28,6 +28,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
 EXISTING = click.Path(exists=True, path_type=Path)
+ANY_FILE = click.Path(dir_okay=False, path_type=Path)
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 DEBUG = "autoseg.debug"
 
 
@@ -186,10 +188,10 @@ def main() -> None:
 )
 @click.option("--explain", is_flag=True, help="Print why each choice was made (plan.md).")
 @click.option("--measure", is_flag=True, help="Do training steps, and make what does not fit the memory smaller.")
-@click.option("--fingerprint", type=EXISTING, help="Plan from a fingerprint, autoseg's or nnU-Net's, not from RAW.")
-@click.option("--dataset", type=EXISTING, help="nnU-Net's dataset.json, which belongs to its fingerprint.")
-@click.option("--read-nnunet", type=EXISTING, metavar="FILE", help="Take the plan from an nnUNetPlans.json.")
-@click.option("--write-nnunet", type=ANY_PATH, metavar="FILE", help="Also write the plan as an nnUNetPlans.json.")
+@click.option("--fingerprint", type=EXISTING_FILE, help="Plan from a fingerprint, autoseg's or nnU-Net's.")
+@click.option("--dataset", type=EXISTING_FILE, help="nnU-Net's dataset.json, which belongs to its fingerprint.")
+@click.option("--read-nnunet", type=EXISTING_FILE, metavar="FILE", help="Take the plan from an nnUNetPlans.json.")
+@click.option("--write-nnunet", type=ANY_FILE, metavar="FILE", help="Also write the plan as an nnUNetPlans.json.")
 @_workspace
 @_device
 @_jobs
@@ -219,6 +221,9 @@ def plan(
     dataset.json, fingerprint.json, plan.json and plan.md into the workspace.
     """
     from autoseg import console, pipeline
+    from autoseg.artifacts.base import read
+    from autoseg.artifacts.fingerprint import Fingerprint
+    from autoseg.datasets.layouts import find_dataset
     from autoseg.plan.decide import Wishes
 
     folders = [folder for folder in (raw, images, labels) if folder is not None]
@@ -237,26 +242,19 @@ def plan(
     wishes = Wishes(preset=preset, gpu_memory_gb=gpu_memory_gb, spacing=spacing, measure_on=device if measure else None)
     space = Workspace(workspace)
     if fingerprint is not None:
-        from autoseg.fingerprint.nnunet import read_fingerprint
-
-        measured = read_fingerprint(fingerprint, dataset)
-        made = pipeline.plan_fingerprint(measured, space, wishes=wishes, imported=read_nnunet)
-        count, ending = len(measured.cases), pipeline.described_ending(dataset)
+        made = pipeline.plan_fingerprint(fingerprint, space, description=dataset, wishes=wishes, imported=read_nnunet)
     else:
-        from autoseg.datasets.layouts import find_dataset
-
         found = find_dataset(
             raw, images=images, labels=labels, channels=_names(channels), label_names=_names(label_names)
         )
         made = pipeline.plan(found, space, raw=folders, jobs=_count(jobs), wishes=wishes, imported=read_nnunet)
-        count, ending = len(found.cases), pipeline.image_ending(found)
     if explain:
         click.echo(space.explanation.read_text(encoding="utf-8"))
     for line in console.plan_lines(made):
         click.echo(line)
-    click.echo(f"{count} cases -> {space.plan}")
+    click.echo(f"{len(read(space.fingerprint, Fingerprint).cases)} cases -> {space.plan}")
     if write_nnunet is not None:
-        pipeline.export_nnunet(made, write_nnunet, raw=raw, file_ending=ending)
+        pipeline.export_nnunet(made, space, write_nnunet, raw=raw, description=dataset)
         click.echo(f"-> {write_nnunet}")
 
 

@@ -11,14 +11,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from autoseg.artifacts.base import NewerSchemaError, atomic_path, check_writable, digest, read, set_aside, write
+from autoseg.artifacts.base import NewerSchemaError, check_writable, digest, read, read_json, write
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.fingerprint import Fingerprint
+from autoseg.artifacts.labels import untrainable
 from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.overlay import overlay
 from autoseg.artifacts.plan import Configuration, Plan
@@ -30,7 +29,7 @@ from autoseg.layout import FoldFolder, Workspace
 if TYPE_CHECKING:
     import torch
 
-    from autoseg.plan.decide import Scale, Wishes
+    from autoseg.plan.decide import Meter, Wishes
     from autoseg.predict.models import LoadedModel
     from autoseg.predict.stage import Options, Volume
     from autoseg.train.sampling import TrainingCase
@@ -80,24 +79,42 @@ def plan(
         )
     _check_ours(workspace.dataset)
     check_writable(workspace.root)
+    # What may be wrong with these is said before every case is measured.
+    foreign = read_json(imported) if imported else None
+    meter = _meter(wishes)
     fingerprint = stage.run(dataset, workspace.fingerprint, jobs=jobs)
-    made = _plan(fingerprint, workspace, wishes, imported)
+    made = _plan(fingerprint, workspace, wishes, meter, foreign, str(imported))
     write(workspace.dataset, dataset)
     return made
 
 
 def plan_fingerprint(
-    fingerprint: Fingerprint, workspace: Workspace, *, wishes: "Wishes | None" = None, imported: Path | None = None
+    file: Path,
+    workspace: Workspace,
+    *,
+    description: Path | None = None,
+    wishes: "Wishes | None" = None,
+    imported: Path | None = None,
 ) -> Plan:
     """2: a fingerprint made elsewhere -> plan.json; there are no cases to train on.
+
+    Parameters
+    ----------
+    file, description : Path
+        As `autoseg.fingerprint.nnunet.read_fingerprint`.
 
     Raises
     ------
     SettingError
         The workspace belongs to a dataset.
+    DatasetError
+        The fingerprint can't be used.
     ArtifactError
         As `plan`.
     """
+    from autoseg.fingerprint.nnunet import read_fingerprint
+
+    _check_ours(workspace.dataset)
     if workspace.dataset.exists():
         raise SettingError(
             "the workspace belongs to a dataset, whose fingerprint would be replaced",
@@ -105,82 +122,95 @@ def plan_fingerprint(
             hint="choose another folder with -w",
         )
     check_writable(workspace.root)
-    made = _plan(fingerprint, workspace, wishes, imported)
+    fingerprint = read_fingerprint(file, description)
+    foreign = read_json(imported) if imported else None
+    made = _plan(fingerprint, workspace, wishes, _meter(wishes), foreign, str(imported))
     write(workspace.fingerprint, fingerprint)
     return made
 
 
-def _plan(fingerprint: Fingerprint, workspace: Workspace, wishes: "Wishes | None", imported: Path | None) -> Plan:
-    from autoseg.datasets.described import read_description
+def _plan(
+    fingerprint: Fingerprint,
+    workspace: Workspace,
+    wishes: "Wishes | None",
+    meter: "Callable[[], Meter] | None",
+    foreign: dict[str, Any] | None,
+    where: str,
+) -> Plan:
     from autoseg.plan import stage
     from autoseg.plan.decide import USUAL
 
-    if imported is not None:
-        return stage.adopt(fingerprint, workspace.plan, read_description(imported), str(imported))
-    wished = wishes or USUAL
-    scale = partial(_scale, wished.measure_on, wished.gpu_memory_gb) if wished.measure_on else None
-    return stage.run(fingerprint, workspace.plan, wished, scale)
+    if foreign is not None:
+        return stage.adopt(fingerprint, workspace.plan, workspace.explanation, foreign, where)
+    return stage.run(fingerprint, workspace.plan, workspace.explanation, wishes or USUAL, meter)
 
 
-def _scale(device_name: str, gpu_memory_gb: float | None) -> "Scale":
-    """What training steps are measured with: most of what is free, and not more than the user's target."""
+def _meter(wishes: "Wishes | None") -> "Callable[[], Meter] | None":
+    """What training steps are measured with: most of what is free, and not more than the user's target.
+
+    Raises
+    ------
+    SettingError
+        There is no such device, or its memory can't be told.
+    """
+    if wishes is None or wishes.measure_on is None:
+        return None
     from autoseg.networks.device import choose_device
-    from autoseg.plan.decide import Scale
+    from autoseg.plan.decide import Meter
     from autoseg.train.measure import free_bytes, step_bytes
 
-    device = choose_device(device_name)
+    device = choose_device(wishes.measure_on)
     limit = int(MEASURED_SHARE * free_bytes(device))
-    if gpu_memory_gb is not None:
-        limit = min(limit, int(gpu_memory_gb * 2**30))
+    if wishes.gpu_memory_gb is not None:
+        limit = min(limit, int(wishes.gpu_memory_gb * 2**30))
 
     def measure(plan: Plan, configuration: Configuration) -> tuple[int, bool]:
         # A single region still gets two classes here: the loss of one class has no gradient.
         classes = max(2, plan.num_classes)
         return step_bytes(configuration, plan.num_inputs(configuration), classes, device, limit)
 
-    return Scale(str(device), limit, measure)
+    return lambda: Meter(str(device), limit, measure)
 
 
-def image_ending(dataset: Dataset) -> str:
-    """Ending of the dataset's images."""
-    from autoseg.images.endings import file_ending
-
-    return file_ending(dataset.cases[0].images[0]) or USUAL_ENDING
-
-
-def described_ending(description: Path | None) -> str:
-    """Ending of the images as nnU-Net's dataset.json states it; the usual one where it does not."""
-    from autoseg.datasets.described import read_description
-
-    stated = read_description(description).get("file_ending") if description else None
-    return stated if isinstance(stated, str) else USUAL_ENDING
-
-
-def export_nnunet(plan: Plan, out: Path, *, raw: Path | None, file_ending: str) -> None:
+def export_nnunet(
+    plan: Plan, workspace: Workspace, out: Path, *, raw: Path | None = None, description: Path | None = None
+) -> None:
     """Write a plan as an nnUNetPlans.json.
 
     Parameters
     ----------
     out : Path
         Its name without the ending is the plans' name in nnU-Net. A file that is there is set aside.
-    raw : Path or None
+    raw : Path, optional
         The dataset's folder; its name counts where `out` does not lie in a dataset's folder of nnU-Net's.
-    file_ending : str
-        Of the images.
+    description : Path, optional
+        nnU-Net's dataset.json, which says how image files end where the workspace has no cases.
 
     Raises
     ------
+    SettingError
+        The file belongs to the workspace, or is the description.
     ArtifactError
         It can't be written.
     """
-    from autoseg.plan.nnunet import dataset_name, to_nnunet
+    from autoseg.images.endings import file_ending
+    from autoseg.plan import stage
+    from autoseg.plan.nnunet import dataset_name
 
-    content = to_nnunet(plan, dataset_name=dataset_name(out, raw), plans_name=out.stem, file_ending=file_ending)
-    data = msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
-    if out.exists() and out.read_bytes() != data:
-        log.warning("another file was there: it is now %s", set_aside(out))
-    with atomic_path(out) as temporary:
-        temporary.write_bytes(data)
+    ours = (workspace.dataset, workspace.fingerprint, workspace.plan, workspace.explanation, workspace.splits)
+    if out.resolve() in {file.resolve() for file in (*ours, description) if file is not None}:
+        raise SettingError(
+            "nnU-Net's plans would replace a file that is needed",
+            where=f"--write-nnunet {out}",
+            hint="choose another name, e.g. nnUNetPlans.json",
+        )
+    stated = None
+    if workspace.dataset.exists():
+        stated = file_ending(read(workspace.dataset, Dataset).cases[0].images[0])
+    elif description is not None:
+        stated = read_json(description).get("file_ending")
+    ending = stated if isinstance(stated, str) else USUAL_ENDING
+    stage.export(plan, out, dataset_name=dataset_name(out, raw), file_ending=ending)
 
 
 def _check_ours(file: Path) -> None:
@@ -212,6 +242,8 @@ def open_workspace(workspace: Workspace, settings: Sequence[str] = ()) -> tuple[
     ------
     ArtifactError
         There is no plan here.
+    SettingError
+        A setting can't be applied, or the labels can't be trained yet.
     """
     if workspace.plan.exists() and not workspace.dataset.exists():
         raise ArtifactError(
@@ -225,7 +257,11 @@ def open_workspace(workspace: Workspace, settings: Sequence[str] = ()) -> tuple[
             where=str(workspace.root),
             hint="autoseg plan RAW -w DIR makes one; -w DIR names it",
         )
-    return read(workspace.dataset, Dataset), overlay(read(workspace.plan, Plan), settings)
+    plan = overlay(read(workspace.plan, Plan), settings)
+    what = untrainable(plan.labels)
+    if what is not None:
+        raise SettingError(f"{what} can be planned, but not trained yet", where=f"{workspace.plan}, labels")
+    return read(workspace.dataset, Dataset), plan
 
 
 def choose_configuration(plan: Plan, name: str | None) -> str:

@@ -1,6 +1,7 @@
 """How every JSON record is read and written: typed, versioned, never half a file."""
 
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, TypeVar, get_args
 
 import msgspec
 
-from autoseg.errors import ArtifactError, nearest
+from autoseg.errors import ArtifactError, DatasetError, nearest
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,6 +206,23 @@ def read(path: Path, kind: type[A]) -> A:
     except OSError as error:
         raise ArtifactError("a file can't be read", where=str(path), found=str(error.strerror)) from error
     return decode(data, kind, where=str(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that another program wrote.
+
+    Raises
+    ------
+    DatasetError
+        The file can't be read, or holds no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DatasetError("a JSON file can't be read", where=str(path), found=str(error)) from error
+    if not isinstance(content, dict):
+        raise DatasetError("a JSON file holds no object", where=str(path), found=type(content).__name__)
+    return content
 
 
 def read_if_whole(path: Path, kind: type[A]) -> A | None:

@@ -28,11 +28,20 @@ def count_outputs(labels: Mapping[str, int | tuple[int, ...]]) -> int:
     return len(named) - (BACKGROUND in named and has_regions(labels))
 
 
+def count_foreground(labels: Mapping[str, int | tuple[int, ...]]) -> int:
+    """Values other than the background's and the one to be ignored, however many regions share them."""
+    return len({each for name, value in labels.items() if name != IGNORE for each in _values(value)} - {0})
+
+
+def _values(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
 def fault(labels: Mapping[str, int | tuple[int, ...]], regions_class_order: tuple[int, ...]) -> str | None:
     """What is wrong with labels, in words; None where nothing is."""
     if labels.get(BACKGROUND) != 0:
         return "labels needs background: 0"
-    sets = {name: value if isinstance(value, tuple) else (value,) for name, value in labels.items()}
+    sets = {name: _values(value) for name, value in labels.items()}
     values = sorted({value for each in sets.values() for value in each})
     if values != list(range(len(values))):
         return "labels needs values that count on from 0 without a gap"
@@ -47,3 +56,10 @@ def fault(labels: Mapping[str, int | tuple[int, ...]], regions_class_order: tupl
     if len(regions_class_order) != count_outputs(labels):
         return f"regions_class_order needs a value for each of the {count_outputs(labels)} regions"
     return None
+
+
+def untrainable(labels: Mapping[str, int | tuple[int, ...]]) -> str | None:
+    """What of the labels can be planned, but not trained yet; None where all can."""
+    if has_regions(labels):
+        return "regions"
+    return "an ignore label" if IGNORE in labels else None

@@ -8,7 +8,7 @@ import msgspec
 from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.bounds import AtLeastOne, NonNegative, Positive, Share
 from autoseg.artifacts.fingerprint import IntensityStatistics
-from autoseg.artifacts.labels import BACKGROUND, IGNORE, Labels, Name, count_outputs, fault
+from autoseg.artifacts.labels import Labels, Name, count_foreground, count_outputs, fault
 
 Axis = Annotated[int, msgspec.Meta(ge=0, le=2)]
 Order = Annotated[int, msgspec.Meta(ge=0, le=3)]
@@ -322,7 +322,7 @@ class Plan(Artifact, frozen=True, kw_only=True):
         return {name: value for name, value in self.labels.items() if isinstance(value, int)}
 
     def num_inputs(self, configuration: Configuration) -> int:
-        """Input channels of a network: the images', and in a cascade one for each foreground label."""
+        """Input channels of a network: the images', and in a cascade one for each foreground value."""
         if not configuration.previous_stage:
             return len(self.channel_names)
-        return len(self.channel_names) + len([name for name in self.labels if name not in (BACKGROUND, IGNORE)])
+        return len(self.channel_names) + count_foreground(self.labels)

@@ -1,6 +1,5 @@
 """Cases from a folder with a dataset.json: nnU-Net's layout and the Medical Decathlon's."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,6 @@ from autoseg.errors import DatasetError
 from autoseg.images.endings import file_ending
 
 Description = dict[str, Any]
-
-
-def read_description(file: Path) -> Description:
-    """A user's dataset.json, which may hold any further keys.
-
-    Raises
-    ------
-    DatasetError
-        It is not a JSON object.
-    """
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DatasetError("a JSON file can't be read", where=str(file), found=str(error)) from error
-    if not isinstance(raw, dict):
-        raise DatasetError("a JSON file holds no object", where=str(file), found=type(raw).__name__)
-    return raw
 
 
 def described_channels(description: Description, where: str) -> tuple[str, ...] | None:
@@ -79,7 +61,7 @@ def described_label_sets(description: Description, where: str) -> Labels | None:
     for name, value in labels.items():
         values = value if isinstance(value, list) and value else [value]
         for each in values:
-            if isinstance(each, bool) or not str(each).isdigit():
+            if isinstance(each, bool) or not str(each).isdecimal():
                 raise DatasetError(
                     "a label value is no whole number",
                     where=f"{where}, labels.{name}",
@@ -104,17 +86,13 @@ def described_labels(description: Description, where: str) -> dict[str, int] | N
         return None
     found: dict[str, int] = {}
     for name, value in sets.items():
-        if isinstance(value, tuple):
+        if isinstance(value, tuple) or name == IGNORE:
             raise DatasetError(
-                "regions can be planned, but not trained yet",
+                f"{'an ignore label' if name == IGNORE else 'regions'} can be planned, but not trained yet",
                 where=f"{where}, labels.{name}",
                 found=value,
                 allowed="one whole number for each label",
-                hint="give each label of the files its own name; regions can be put together from predictions",
-            )
-        if name == IGNORE:
-            raise DatasetError(
-                "an ignore label can be planned, but not trained yet", where=f"{where}, labels.ignore", found=value
+                hint="give each label of the files its own name; to plan alone, autoseg plan --fingerprint FILE",
             )
         found[name] = value
     return found

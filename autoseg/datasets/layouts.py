@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from autoseg.artifacts.base import read_json
 from autoseg.artifacts.dataset import Case, Dataset, Naming
 from autoseg.datasets import described
 from autoseg.datasets.folders import find_folders, find_pairs
@@ -74,7 +75,7 @@ def find_dataset(
         root = checked_folder(raw)
         file = root / "dataset.json"
         if file.is_file():
-            description = described.read_description(file)
+            description = read_json(file)
             stated_channels = stated_channels or described.described_channels(description, str(file))
             described_labels = described.described_labels(description, str(file))
             count = described.described_count(description)

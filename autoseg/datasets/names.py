@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoseg.artifacts.labels import foreground
+from autoseg.artifacts.labels import BACKGROUND, IGNORE, foreground
 from autoseg.datasets.found import Found
 from autoseg.errors import DatasetError
 from autoseg.images.endings import KINDS, file_ending
@@ -71,12 +71,12 @@ def label_values(found: Found, root: Path, names: Sequence[str] | None) -> dict[
     """
     if names is not None:
         names = list(names[1:] if names and names[0].lower() == "background" else names)
-        if not names or len(set(names)) < len(names) or "" in names or "background" in names:
+        if not names or len(set(names)) < len(names) or {"", BACKGROUND, IGNORE} & set(names):
             raise DatasetError(
                 "the label names can't be used",
                 where="--label-names",
                 found=", ".join(names) or "none",
-                allowed="different names, in order of the label values, without the background",
+                allowed="different names, in order of the label values, without the background; ignore is none",
             )
         return {"background": 0} | {name: value for value, name in enumerate(names, start=1)}
     values: dict[int, str] = {}

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from autoseg.artifacts.base import read_json
 from autoseg.artifacts.labels import foreground
-from autoseg.datasets.described import described_labels, read_description
+from autoseg.datasets.described import described_labels
 from autoseg.errors import DatasetError
 
 
@@ -28,7 +29,7 @@ def read_labels(file: Path) -> dict[str, int]:
         The file can't be read, has no `labels`, a label is made of several values (regions), or there is an
         ignore label.
     """
-    labels = described_labels(read_description(file), str(file))
+    labels = described_labels(read_json(file), str(file))
     if labels is None:
         raise DatasetError("a dataset.json names no labels", where=str(file), allowed='{"labels": {"liver": 1, ...}}')
     return foreground(labels)

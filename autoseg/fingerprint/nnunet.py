@@ -4,11 +4,11 @@ from pathlib import Path
 
 import msgspec
 
-from autoseg.artifacts.base import decode, digest, explain
+from autoseg.artifacts.base import decode, digest, explain, read_json
 from autoseg.artifacts.bounds import AtLeastOne, Positive
 from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint, IntensityStatistics
 from autoseg.artifacts.geometry import Geometry
-from autoseg.datasets.described import described_channels, described_count, described_label_sets, read_description
+from autoseg.datasets.described import described_channels, described_count, described_label_sets
 from autoseg.errors import DatasetError
 
 Triple = tuple[Positive, Positive, Positive]
@@ -37,7 +37,7 @@ def read_fingerprint(file: Path, description_file: Path | None) -> Fingerprint:
     -------
     Fingerprint
         From nnU-Net's, whose cases have no names and no place in space, cases are numbered and stand upright, and
-        their shape before cropping is taken for the one after.
+        their shape after cropping is taken for the one before, too.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def read_fingerprint(file: Path, description_file: Path | None) -> Fingerprint:
     ArtifactError
         The file is ours, and no valid fingerprint.
     """
-    content = read_description(file)
+    content = read_json(file)
     if "schema_version" in content or "inputs_sha256" in content:
         return decode(file.read_bytes(), Fingerprint, where=str(file))
     if description_file is None:
@@ -55,7 +55,7 @@ def read_fingerprint(file: Path, description_file: Path | None) -> Fingerprint:
             where=str(file),
             hint=f"autoseg plan --fingerprint {file} --dataset dataset.json",
         )
-    description = read_description(description_file)
+    description = read_json(description_file)
     channels = described_channels(description, str(description_file))
     labels = described_label_sets(description, str(description_file))
     if channels is None or labels is None:

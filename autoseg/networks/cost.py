@@ -7,10 +7,10 @@ from math import prod
 from autoseg.artifacts.model import StepStyle
 from autoseg.artifacts.plan import Configuration
 
-FLOAT = 4
-MASK = 1
-CLASS_INDEX = 8
-WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
+FLOAT_BYTES = 4
+MASK_BYTES = 1
+INDEX_BYTES = 8
+VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +66,22 @@ def training_step_memory(
     docs/explanation/memory.md compares these figures with measured ones.
     """
     samples = 1 if style.sample_by_sample else configuration.batch_size
-    tape = _Tape(WIDTH[style.precision], samples, channels_last=style.sample_by_sample, on_cpu=on_cpu)
+    tape = _Tape(VALUE_BYTES[style.precision], samples, channels_last=style.sample_by_sample, on_cpu=on_cpu)
     activations = _losses(tape, _network(tape, configuration, num_channels, num_classes))
-    weights = FLOAT * tape.num_weights
+    weights = FLOAT_BYTES * tape.num_weights
     passes = configuration.batch_size // samples
-    in_step = tape.peak_on_the_way_back(gradients=weights if passes > 1 else 0)
+    in_step = tape.peak_backward_bytes(gradient_bytes=weights if passes > 1 else 0)
     # Weight decay and momentum each make a new gradient, parameter by parameter.
-    in_update = weights + 2 * FLOAT * tape.most_weights
+    in_update = weights + 2 * FLOAT_BYTES * tape.most_weights
     voxels = prod(configuration.patch_size) * configuration.batch_size
-    inputs = voxels * (FLOAT * num_channels + CLASS_INDEX)
+    inputs = voxels * (FLOAT_BYTES * num_channels + INDEX_BYTES)
     return StepMemory(
         parameter_bytes=weights,
         gradient_bytes=weights,
         optimizer_bytes=weights,
         input_bytes=inputs,
         activation_bytes=activations,
-        peak_bytes=2 * weights + inputs + max(in_step, tape.peak_on_the_way, in_update),
+        peak_bytes=2 * weights + inputs + max(in_step, tape.peak_forward_bytes, in_update),
     )
 
 
@@ -116,38 +116,38 @@ class _Node:
 class _Tape:
     """The forward pass of `samples` samples, operation by operation."""
 
-    width: int
+    value_bytes: int
     samples: int
     channels_last: bool
     on_cpu: bool
     nodes: list[_Node] = field(default_factory=list)
-    kept: int = 0
-    peak_on_the_way: int = 0
+    kept_bytes: int = 0
+    peak_forward_bytes: int = 0
     num_weights: int = 0
     most_weights: int = 0
 
     def add(self, node: _Node, *, passing_bytes: int = 0) -> int:
         """Append an operation, during which further `passing_bytes` come and go; gives its number."""
         self.nodes.append(node)
-        self.kept += node.kept_bytes
-        self.peak_on_the_way = max(self.peak_on_the_way, self.kept + passing_bytes)
+        self.kept_bytes += node.kept_bytes
+        self.peak_forward_bytes = max(self.peak_forward_bytes, self.kept_bytes + passing_bytes)
         self.num_weights += node.num_weights
         self.most_weights = max(self.most_weights, node.num_weights)
         return len(self.nodes) - 1
 
     def let_go(self, number: int) -> None:
         """What an operation kept is not needed for its way back."""
-        self.kept -= self.nodes[number].kept_bytes
+        self.kept_bytes -= self.nodes[number].kept_bytes
         self.nodes[number] = replace(self.nodes[number], kept_bytes=0)
 
-    def peak_on_the_way_back(self, gradients: int) -> int:
-        """Most bytes at a time while gradients are made; `gradients` are there before."""
-        kept, peak, waiting = self.kept, self.kept, {len(self.nodes) - 1: 0}
-        accumulates = gradients > 0
+    def peak_backward_bytes(self, gradient_bytes: int) -> int:
+        """Most bytes at a time while gradients are made; `gradient_bytes` are there before."""
+        kept, peak, waiting = self.kept_bytes, self.kept_bytes, {len(self.nodes) - 1: 0}
+        accumulates = gradient_bytes > 0
         for number in range(len(self.nodes) - 1, -1, -1):
             node = self.nodes[number]
             incoming = waiting.pop(number, 0)
-            there = kept + gradients + sum(waiting.values())
+            there = kept + gradient_bytes + sum(waiting.values())
             made = 0
             for source in sorted(node.inputs):
                 size = self.nodes[source].out_bytes
@@ -157,10 +157,10 @@ class _Tape:
                 else:
                     made += size
                     waiting[source] = size
-            own = node.num_weights * FLOAT
-            rounded = node.num_weights * self.width if self.width != FLOAT else 0
+            own = node.num_weights * FLOAT_BYTES
+            rounded = node.num_weights * self.value_bytes if self.value_bytes != FLOAT_BYTES else 0
             peak = max(peak, there + incoming + made + own + rounded + node.workspace_bytes)
-            gradients += 0 if accumulates else own
+            gradient_bytes += 0 if accumulates else own
             kept -= node.kept_bytes
         return peak
 
@@ -184,26 +184,26 @@ def _convolve(
     edges = tuple(edge // factor for edge, factor in zip(x.edges, stride, strict=True))
     made = _Map(None, channels, edges)
     weights = channels * (x.channels * prod(kernel) + bias)
-    kept = weights * tape.width if tape.width != FLOAT else 0
+    kept = weights * tape.value_bytes if tape.value_bytes != FLOAT_BYTES else 0
     inputs: tuple[int, ...] = ()
     if x.source is None:
         # The image itself: rounded for the convolution, and no gradient goes there.
-        kept += x.num_values(tape.samples) * tape.width if tape.width != FLOAT else 0
+        kept += x.num_values(tape.samples) * tape.value_bytes if tape.value_bytes != FLOAT_BYTES else 0
     else:
         inputs = (x.source,)
-    workspace = _workspace(tape, _size(tape, x) + _size(tape, made))
-    return _put(tape, _Node(inputs, _size(tape, made), kept, weights, workspace), made)
+    workspace = _workspace(tape, _map_bytes(tape, x) + _map_bytes(tape, made))
+    return _put(tape, _Node(inputs, _map_bytes(tape, made), kept, weights, workspace), made)
 
 
 def _workspace(tape: _Tape, in_and_out_bytes: int) -> int:
     """What oneDNN takes for a weight's gradient: input and output in its own layout, and once more in low precision."""
     if not tape.on_cpu:
         return 0
-    return in_and_out_bytes * ((not tape.channels_last) + (tape.width != FLOAT))
+    return in_and_out_bytes * ((not tape.channels_last) + (tape.value_bytes != FLOAT_BYTES))
 
 
-def _size(tape: _Tape, made: _Map) -> int:
-    return made.num_values(tape.samples) * tape.width
+def _map_bytes(tape: _Tape, made: _Map) -> int:
+    return made.num_values(tape.samples) * tape.value_bytes
 
 
 def _put(tape: _Tape, node: _Node, made: _Map, *, passing_bytes: int = 0) -> _Map:
@@ -212,13 +212,13 @@ def _put(tape: _Tape, node: _Node, made: _Map, *, passing_bytes: int = 0) -> _Ma
 
 def _normalize(tape: _Tape, x: _Map) -> _Map:
     """Instance norm: it keeps its input, which the convolution before does not need any more."""
-    size = _size(tape, x)
+    size = _map_bytes(tape, x)
     return _put(tape, _Node((_source(x),), size, size, 2 * x.channels), x, passing_bytes=size)
 
 
 def _activate(tape: _Tape, x: _Map) -> _Map:
     """Leaky ReLU in place: it keeps its output, which is the next layer's input too."""
-    size = _size(tape, x)
+    size = _map_bytes(tape, x)
     return _put(tape, _Node((_source(x),), size, size), x)
 
 
@@ -241,16 +241,16 @@ def _residual_block(tape: _Tape, x: _Map, channels: int, kernel: Sequence[int], 
     if max(stride) > 1:
         edges = tuple(edge // factor for edge, factor in zip(x.edges, stride, strict=True))
         around = _Map(None, x.channels, edges)
-        kept = _size(tape, around) if x.channels != channels else 0
-        if tape.on_cpu and tape.width != FLOAT and len(kernel) == 3:
+        kept = _map_bytes(tape, around) if x.channels != channels else 0
+        if tape.on_cpu and tape.value_bytes != FLOAT_BYTES and len(kernel) == 3:
             # On CPUs autocast pools volumes in float32 and keeps the copy.
-            kept += FLOAT * x.num_values(tape.samples)
-        around = _put(tape, _Node((_source(x),), _size(tape, around), kept), around)
+            kept += FLOAT_BYTES * x.num_values(tape.samples)
+        around = _put(tape, _Node((_source(x),), _map_bytes(tape, around), kept), around)
     if x.channels != channels:
         around = _normalize(tape, _convolve(tape, around, channels, still, still, bias=False))
     inner = _block(tape, x, channels, kernel, stride)
     inner = _normalize(tape, _convolve(tape, inner, channels, kernel, still))
-    size = _size(tape, inner)
+    size = _map_bytes(tape, inner)
     node = _Node((_source(around), _source(inner)), size, hands_on=True)
     return _activate(tape, _put(tape, node, inner, passing_bytes=3 * size))
 
@@ -261,11 +261,11 @@ def _join(tape: _Tape, up: _Map, skip: _Map, kernel: Sequence[int]) -> _Map:
     if tape.on_cpu:
         a = _convolve(tape, up, skip.channels, kernel, still)
         b = _convolve(tape, skip, skip.channels, kernel, still, bias=False)
-        size = _size(tape, a)
+        size = _map_bytes(tape, a)
         both = _put(tape, _Node((_source(a), _source(b)), size, hands_on=True), a, passing_bytes=3 * size)
     else:
         wide = _Map(None, 2 * skip.channels, skip.edges)
-        size = _size(tape, wide)
+        size = _map_bytes(tape, wide)
         wide = _put(tape, _Node((_source(up), _source(skip)), size, size), wide, passing_bytes=size // 2)
         both = _convolve(tape, wide, skip.channels, kernel, still)
     return _activate(tape, _normalize(tape, both))
@@ -305,15 +305,15 @@ def _upsample(tape: _Tape, x: _Map, skip: _Map, stride: Sequence[int]) -> _Map:
     made = _Map(None, skip.channels, skip.edges)
     weights = made.channels * (x.channels * prod(stride) + 1)
     # Its output is the next convolution's input where stages join by a sum; else it is gone once concatenated.
-    kept = _size(tape, made) if tape.on_cpu else 0
-    workspace = _workspace(tape, _size(tape, x) + _size(tape, made))
-    return _put(tape, _Node((_source(x),), _size(tape, made), kept, weights, workspace), made)
+    kept = _map_bytes(tape, made) if tape.on_cpu else 0
+    workspace = _workspace(tape, _map_bytes(tape, x) + _map_bytes(tape, made))
+    return _put(tape, _Node((_source(x),), _map_bytes(tape, made), kept, weights, workspace), made)
 
 
 def _head(tape: _Tape, x: _Map, num_classes: int) -> _Map:
     """A 1x1 convolution to float32 logits, which the loss looks at and then lets go."""
     made = _Map(None, num_classes, x.edges)
-    size = FLOAT * made.num_values(tape.samples)
+    size = FLOAT_BYTES * made.num_values(tape.samples)
     return _put(tape, _Node((_source(x),), size, size, num_classes * (x.channels + 1)), made)
 
 
@@ -322,16 +322,16 @@ def _losses(tape: _Tape, heads: Sequence[_Map]) -> int:
     ends = []
     for number, head in enumerate(heads):
         values = head.num_values(tape.samples)
-        full = FLOAT * values
+        full = FLOAT_BYTES * values
         # Coarser levels need a target of their own.
-        index = CLASS_INDEX * values // head.channels if number else 0
+        index = INDEX_BYTES * values // head.channels if number else 0
         log_p = tape.add(_Node((_source(head),), full, full + index), passing_bytes=full)
         cross_entropy = tape.add(_Node((log_p,), 0))
         p = tape.add(_Node((log_p,), full, full))
-        overlap = tape.add(_Node((p,), 0, MASK * values), passing_bytes=full)
+        overlap = tape.add(_Node((p,), 0, MASK_BYTES * values), passing_bytes=full)
         size = tape.add(_Node((p,), 0))
         ends += [cross_entropy, overlap, size]
     tape.add(_Node(tuple(ends), 0))
     for head in heads:
         tape.let_go(_source(head))
-    return tape.kept
+    return tape.kept_bytes

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from autoseg.artifacts.plan import Configuration, NormalizationScheme, Resampling
+from autoseg.plan.mirroring import in_plane
 from autoseg.plan.patch import PatchChoice, features_per_stage, memory_proxy, search
 from autoseg.plan.presets import Preset
 from autoseg.plan.spacing import axis_order, target_spacing
@@ -229,7 +230,7 @@ def plan_configurations(
             normalization_schemes=schemes,
             use_mask_for_norm=use_mask,
             resampling=Resampling(),
-            mirror_axes=mirror if len(spacing) == 3 else tuple(axis - 1 for axis in mirror if axis > 0),
+            mirror_axes=mirror if len(spacing) == 3 else in_plane(mirror),
             **network_fields(choice.topology, num_labels, preset),
         )
 

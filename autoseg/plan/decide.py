@@ -46,8 +46,8 @@ USUAL = Wishes()
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """A device on which training steps are measured.
+class Meter:
+    """A device on which the memory of training steps is measured.
 
     Attributes
     ----------
@@ -70,6 +70,8 @@ class Decisions:
     Attributes
     ----------
     plan : Plan
+    planned : dict of str to Configuration
+        Before measuring changed anything.
     geometry : Geometry
     preset : Preset
         As used, with `advice` the cap of 5 % kept.
@@ -86,6 +88,7 @@ class Decisions:
     """
 
     plan: Plan
+    planned: dict[str, Configuration]
     geometry: Geometry
     preset: Preset
     spacing_was_given: bool
@@ -123,7 +126,7 @@ def decide(fingerprint: Fingerprint, wishes: Wishes = USUAL) -> Decisions:
         use_mask=masked(schemes, fingerprint.median_relative_size_after_cropping),
         mirror=mirror_axes(fingerprint.labels, [case.geometry for case in fingerprint.cases], grid.forward),
     )
-    wished = (wishes.preset, str(gpu_memory_gb), str(wishes.spacing), f"measured on {wishes.measure_on}")
+    wished = (wishes.preset, str(float(gpu_memory_gb)), str(wishes.spacing), f"measured on {wishes.measure_on}")
     plan = Plan(
         inputs_sha256=digest(RULES, fingerprint, *wished),
         preset=name,
@@ -141,6 +144,7 @@ def decide(fingerprint: Fingerprint, wishes: Wishes = USUAL) -> Decisions:
     )
     return Decisions(
         plan=plan,
+        planned=configurations,
         geometry=geometry,
         preset=preset,
         spacing_was_given=wishes.spacing is not None,
@@ -159,7 +163,7 @@ def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:
     return z, y, x
 
 
-def weigh(decisions: Decisions, scale: Scale) -> Decisions:
+def fit_to_device(decisions: Decisions, meter: Meter) -> Decisions:
     """Correct every configuration until a training step of it fits a device.
 
     Raises
@@ -173,10 +177,10 @@ def weigh(decisions: Decisions, scale: Scale) -> Decisions:
             configuration,
             num_labels=len(plan.labels),
             preset=decisions.preset,
-            measure=lambda candidate: scale.step_bytes(plan, candidate),
-            limit_bytes=scale.limit_bytes,
+            measure=lambda candidate: meter.step_bytes(plan, candidate),
+            limit_bytes=meter.limit_bytes,
         )
         for name, configuration in plan.configurations.items()
     }
     corrected = replace(plan, configurations={name: made.configuration for name, made in fits.items()})
-    return dataclasses.replace(decisions, plan=corrected, fits=fits, device_name=scale.device_name)
+    return dataclasses.replace(decisions, plan=corrected, fits=fits, device_name=meter.device_name)

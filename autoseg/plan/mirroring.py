@@ -70,3 +70,8 @@ def mirror_axes(
         return (0, 1, 2)
     sided = {left_right_axis(geometry) for geometry in geometries}
     return tuple(position for position, axis in enumerate(transpose_forward) if axis not in sided)
+
+
+def in_plane(mirror: Sequence[int]) -> tuple[int, ...]:
+    """The same axes for 2D networks, which know the last two alone."""
+    return tuple(axis - 1 for axis in mirror if axis > 0)

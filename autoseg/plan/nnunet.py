@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from autoseg.artifacts.base import decode, digest
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Plan, PresetName
 from autoseg.errors import ArtifactError
 from autoseg.images.endings import KINDS
-from autoseg.plan.mirroring import mirror_axes
+from autoseg.plan.decide import RULES
+from autoseg.plan.mirroring import in_plane, mirror_axes
 from autoseg.plan.patch import memory_proxy
-from autoseg.plan.presets import PRESETS, Preset
+from autoseg.plan.presets import PRESETS
 
 Json = dict[str, Any]
 PLANNERS: dict[PresetName, str] = {
@@ -45,6 +47,9 @@ FIXED = {
     "nonlin": "torch.nn.LeakyReLU",
     "nonlin_kwargs": {"inplace": True},
 }
+# What of a network's arguments a plan of ours has too.
+SIZED = ("n_stages", "features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage_decoder")
+PREPROCESSOR, LABEL_MANAGER = "DefaultPreprocessor", "LabelManager"
 RESAMPLE = "resample_data_or_seg_to_shape"
 COPIED = ("patch_size", "batch_size", "median_image_size_in_voxels", "spacing", "use_mask_for_norm", "batch_dice")
 
@@ -79,7 +84,7 @@ def to_nnunet(plan: Plan, *, dataset_name: str, plans_name: str, file_ending: st
         "transpose_backward": list(plan.transpose_backward),
         "configurations": {name: _configuration_to(plan, name, plans_name) for name in plan.configurations},
         "experiment_planner_used": PLANNERS[plan.preset],
-        "label_manager": "LabelManager",
+        "label_manager": LABEL_MANAGER,
         "foreground_intensity_properties_per_channel": statistics,
     }
 
@@ -101,7 +106,7 @@ def _configuration_to(plan: Plan, name: str, plans_name: str) -> Json:
     configuration = plan.configurations[name]
     full = plan.configurations.get("3d_fullres")
     before = configuration.previous_stage
-    if full is not None and before and msgspec.structs.replace(full, previous_stage=before) == configuration:
+    if full is not None and before and replace(full, previous_stage=before) == configuration:
         # It shares the preprocessed data too.
         return {"inherits_from": "3d_fullres", "previous_stage": before}
     d = len(configuration.patch_size)
@@ -135,7 +140,7 @@ def _configuration_to(plan: Plan, name: str, plans_name: str) -> Json:
     }
     return {
         "data_identifier": f"{plans_name}_{name}",
-        "preprocessor_name": "DefaultPreprocessor",
+        "preprocessor_name": PREPROCESSOR,
         **{key: getattr(configuration, key) for key in COPIED},
         "normalization_schemes": [SCHEMES[scheme] for scheme in configuration.normalization_schemes],
         **functions,
@@ -187,13 +192,14 @@ def _plan_from(content: Json, fingerprint: Fingerprint, where: str) -> Plan:
     )
     resolved = {name: _resolved(content["configurations"], name) for name in content["configurations"]}
     residual = any(_architecture(each, where)["residual"] for each in resolved.values())
-    planner = str(content.get("experiment_planner_used", "")).removesuffix("_torchres")
     presets = {name: preset for preset, name in PLANNERS.items()}
-    preset = presets.get(planner, "resenc-legacy" if residual else "plain")
+    preset = presets.get(str(content.get("experiment_planner_used")), "resenc-legacy" if residual else "plain")
+    if content.get("label_manager", LABEL_MANAGER) != LABEL_MANAGER:
+        raise _unknown(f"{where}, label_manager", content["label_manager"], LABEL_MANAGER)
     forward = content["transpose_forward"]
     mirror = mirror_axes(fingerprint.labels, [case.geometry for case in fingerprint.cases], forward)
     fields = {
-        "inputs_sha256": digest(json.dumps(content, sort_keys=True), fingerprint),
+        "inputs_sha256": digest(RULES, json.dumps(content, sort_keys=True), fingerprint),
         "preset": preset,
         "gpu_memory_gb": PRESETS[preset].reference_gb,
         "channel_names": fingerprint.channel_names,
@@ -205,11 +211,18 @@ def _plan_from(content: Json, fingerprint: Fingerprint, where: str) -> Plan:
         "original_median_shape": content["original_median_shape_after_transp"],
         "intensities": intensities,
         "configurations": {
-            name: _configuration_from(each, PRESETS[preset], fingerprint, mirror, f"{where}, configurations.{name}")
+            name: _configuration_from(each, mirror, f"{where}, configurations.{name}")
             for name, each in resolved.items()
         },
     }
-    return decode(msgspec.json.encode(fields), Plan, where=where)
+    plan = decode(msgspec.json.encode(fields), Plan, where=where)
+    # Now that patches and strides are known to fit each other.
+    num_labels, limits = len(plan.labels), PRESETS[preset]
+    configurations = {
+        name: replace(each, memory_proxy=memory_proxy(each.patch_size, each.strides, num_labels, limits))
+        for name, each in plan.configurations.items()
+    }
+    return replace(plan, configurations=configurations)
 
 
 def _resolved(configurations: Json, name: str, seen: tuple[str, ...] = ()) -> Json:
@@ -227,6 +240,9 @@ def _architecture(configuration: Json, where: str) -> Json:
         stated = configuration["architecture"]
         kind, arguments = stated["network_class_name"].rpartition(".")[2], stated["arch_kwargs"]
         d = len(configuration["patch_size"])
+        unknown = sorted(set(arguments) - {*FIXED, *SIZED, *ENCODERS.values(), "conv_op", "norm_op"})
+        if unknown:
+            raise _unknown(f"{where}, architecture.arch_kwargs", ", ".join(unknown), "none of these")
         for key, allowed in {**FIXED, "conv_op": CONVOLUTIONS[d], "norm_op": NORMS[d]}.items():
             found = arguments.get(key, allowed)
             if found != allowed and str(found).rpartition(".")[2] != str(allowed).rpartition(".")[2]:
@@ -249,34 +265,35 @@ def _architecture(configuration: Json, where: str) -> Json:
     return {"residual": residual, **arguments}
 
 
-def _configuration_from(
-    stated: Json, preset: Preset, fingerprint: Fingerprint, mirror: tuple[int, ...], where: str
-) -> Json:
+def _configuration_from(stated: Json, mirror: tuple[int, ...], where: str) -> Json:
     network = _architecture(stated, where)
     encoder = ENCODERS[network["residual"]]
     names = {name: scheme for scheme, name in SCHEMES.items()}
     for scheme in stated["normalization_schemes"]:
         if scheme not in names:
             raise _unknown(f"{where}, normalization_schemes", scheme, ", ".join(names))
+    if stated.get("preprocessor_name", PREPROCESSOR) != PREPROCESSOR:
+        raise _unknown(f"{where}, preprocessor_name", stated["preprocessor_name"], PREPROCESSOR)
     how: Json = {"force_separate_z": stated["resampling_fn_data_kwargs"]["force_separate_z"]}
     for kind, ours in (("data", "data"), ("seg", "label"), ("probabilities", "probabilities")):
         function, arguments = stated[f"resampling_fn_{kind}"], stated[f"resampling_fn_{kind}_kwargs"]
         if function != RESAMPLE:
             raise _unknown(f"{where}, resampling_fn_{kind}", function, RESAMPLE)
+        if arguments["force_separate_z"] != how["force_separate_z"]:
+            raise _unknown(f"{where}, resampling_fn_{kind}_kwargs", arguments, "the force_separate_z of the data")
         how |= {f"{ours}_order": arguments["order"], f"{ours}_order_z": arguments["order_z"]}
-    patch, strides = stated["patch_size"], network["strides"]
     return {
         **{key: stated[key] for key in COPIED},
-        "strides": strides,
+        "strides": network["strides"],
         "kernel_sizes": network["kernel_sizes"],
         "features_per_stage": network["features_per_stage"],
-        "n_stages": len(strides),
+        "n_stages": len(network["strides"]),
         encoder: network[encoder],
         "n_conv_per_stage_decoder": network["n_conv_per_stage_decoder"],
         "normalization_schemes": [names[scheme] for scheme in stated["normalization_schemes"]],
-        "mirror_axes": mirror if len(patch) == 3 else [axis - 1 for axis in mirror if axis > 0],
+        "mirror_axes": mirror if len(stated["patch_size"]) == 3 else in_plane(mirror),
         "resampling": how,
-        "memory_proxy": memory_proxy(patch, strides, len(fingerprint.labels), preset),
+        "memory_proxy": 0.0,
         **{key: stated[key] for key in ("previous_stage", "next_stage") if key in stated},
     }
 

@@ -70,13 +70,13 @@ PRESETS: Mapping[PresetName, Preset] = MappingProxyType(
             residual=False,
             reference_proxy_2d=85e6,
             reference_proxy_3d=560e6,
-            reference_gb=8,
+            reference_gb=8.0,
             dataset_share=0.05,
             flat_batch_in_search=2,
         ),
-        "resenc-legacy": _residual(135e6, 680e6, 8, 0.05),
-        "resenc-m": _residual(135e6, 680e6, 8, 1.0),
-        "resenc-l": _residual(380e6, 2100e6, 24, 1.0),
-        "resenc-xl": _residual(560e6, 3600e6, 40, 1.0),
+        "resenc-legacy": _residual(135e6, 680e6, 8.0, 0.05),
+        "resenc-m": _residual(135e6, 680e6, 8.0, 1.0),
+        "resenc-l": _residual(380e6, 2100e6, 24.0, 1.0),
+        "resenc-xl": _residual(560e6, 3600e6, 40.0, 1.0),
     }
 )

@@ -7,28 +7,34 @@ from typing import Any
 
 import msgspec
 
-from autoseg.artifacts.base import atomic_path, read, set_aside, write
+from autoseg.artifacts.base import atomic_path, encode, read, set_aside, write
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.overlay import differences
 from autoseg.artifacts.plan import Plan
-from autoseg.plan.decide import USUAL, Scale, Wishes, decide, weigh
+from autoseg.plan.decide import USUAL, Meter, Wishes, decide, fit_to_device
 from autoseg.plan.explain import explain
-from autoseg.plan.nnunet import from_nnunet
+from autoseg.plan.nnunet import from_nnunet, to_nnunet
 
 log = logging.getLogger(__name__)
 MOST_SHOWN = 5
 
 
-def run(fingerprint: Fingerprint, out: Path, wishes: Wishes = USUAL, scale: Callable[[], Scale] | None = None) -> Plan:
+def run(
+    fingerprint: Fingerprint,
+    out: Path,
+    explanation: Path,
+    wishes: Wishes = USUAL,
+    meter: Callable[[], Meter] | None = None,
+) -> Plan:
     """Write plan.json and plan.md, unless the plan at `out` was made from the same inputs.
 
     Parameters
     ----------
     fingerprint : Fingerprint
-    out : Path
-        The plan.json.
+    out, explanation : Path
+        The plan.json and the plan.md.
     wishes : Wishes
-    scale : callable, optional
+    meter : callable, optional
         Gives what training steps are measured with, by which batches and patches are then corrected.
 
     Notes
@@ -38,24 +44,25 @@ def run(fingerprint: Fingerprint, out: Path, wishes: Wishes = USUAL, scale: Call
     """
     decisions = decide(fingerprint, wishes)
     old = _fresh(out, decisions.plan)
-    if old is not None:
-        if scale is None:
-            _note_edits(old, decisions.plan)
-            _write_explanation(explain(fingerprint, decisions), out)
+    if old is not None and meter is None:
+        _note_edits(old, decisions.plan)
+        _write_text(explain(fingerprint, decisions), explanation)
         return old
-    if scale is not None:
-        decisions = weigh(decisions, scale())
-    return _keep(decisions.plan, explain(fingerprint, decisions), out)
+    if old is not None and explanation.exists():
+        return old
+    if meter is not None:
+        decisions = fit_to_device(decisions, meter())
+    return _keep(decisions.plan, explain(fingerprint, decisions), out, explanation)
 
 
-def adopt(fingerprint: Fingerprint, out: Path, content: dict[str, Any], where: str) -> Plan:
+def adopt(fingerprint: Fingerprint, out: Path, explanation: Path, content: dict[str, Any], where: str) -> Plan:
     """Write plan.json from a plan of nnU-Net's, and plan.md, which says where autoseg would have planned otherwise.
 
     Parameters
     ----------
     fingerprint : Fingerprint
-    out : Path
-        The plan.json.
+    out, explanation : Path
+        The plan.json and the plan.md.
     content : dict
         Of an nnUNetPlans.json.
     where : str
@@ -67,9 +74,6 @@ def adopt(fingerprint: Fingerprint, out: Path, content: dict[str, Any], where: s
         As `from_nnunet`.
     """
     plan = from_nnunet(content, fingerprint, where)
-    old = _fresh(out, plan)
-    if old is not None:
-        return old
     ours = decide(fingerprint, Wishes(preset=plan.preset)).plan
     changed = [line for line in _differences(ours, plan) if line.startswith(("configurations", "transpose"))]
     text = [
@@ -79,8 +83,37 @@ def adopt(fingerprint: Fingerprint, out: Path, content: dict[str, Any], where: s
         "",
         f"Where autoseg would plan otherwise with the preset {plan.preset}:" if changed else "autoseg plans the same.",
         *(f"- {line.replace(' was ', ' would be ', 1)}" for line in changed),
+        "",
     ]
-    return _keep(plan, "\n".join(text) + "\n", out)
+    old = _fresh(out, plan)
+    if old is not None:
+        _note_edits(old, plan)
+        _write_text("\n".join(text), explanation)
+        return old
+    return _keep(plan, "\n".join(text), out, explanation)
+
+
+def export(plan: Plan, out: Path, *, dataset_name: str, file_ending: str) -> None:
+    """Write a plan as an nnUNetPlans.json.
+
+    Parameters
+    ----------
+    plan : Plan
+    out : Path
+        Its name without the ending is the plans' name in nnU-Net. Another file that is there is set aside.
+    dataset_name, file_ending : str
+        As `to_nnunet`.
+
+    Raises
+    ------
+    ArtifactError
+        It can't be written.
+    """
+    content = to_nnunet(plan, dataset_name=dataset_name, plans_name=out.stem, file_ending=file_ending)
+    text = msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n"
+    if out.exists() and out.read_bytes() != text.encode():
+        log.warning("another file was there: it is now %s", set_aside(out))
+    _write_text(text, out)
 
 
 def _fresh(out: Path, made: Plan) -> Plan | None:
@@ -103,16 +136,17 @@ def _differences(one: Plan, other: Plan) -> list[str]:
     return differences(msgspec.to_builtins(one), msgspec.to_builtins(other))
 
 
-def _keep(plan: Plan, explanation: str, out: Path) -> Plan:
-    """Write a plan and what explains it, setting an earlier plan aside."""
+def _keep(plan: Plan, text: str, out: Path, explanation: Path) -> Plan:
+    """Write a plan and what explains it, setting an earlier plan aside once everything else is done."""
+    encode(plan)
+    _write_text(text, explanation)
     if out.exists():
         kept = set_aside(out)
         log.warning("the dataset, the options or the rules changed: planning again, the old plan is now %s", kept)
-    _write_explanation(explanation, out)
     write(out, plan)
     return plan
 
 
-def _write_explanation(text: str, out: Path) -> None:
-    with atomic_path(out.with_suffix(".md")) as temporary:
+def _write_text(text: str, out: Path) -> None:
+    with atomic_path(out) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -24,7 +24,6 @@ from autoseg.train.step_style import candidates
 
 log = logging.getLogger(__name__)
 MEASURABLE = ("cpu", "cuda")
-PREDICTION_ERROR = 0.15  # docs/explanation/memory.md
 
 
 def free_bytes(device: torch.device) -> int:
@@ -60,7 +59,7 @@ def step_bytes(
         Inputs and outputs of the network.
     device : torch.device
     limit_bytes : int
-        What surely needs more is not tried on a CPU, where the kernel would end this process or another one.
+        What is predicted to need more is not tried on a CPU, where the kernel would end this process or another one.
 
     Returns
     -------
@@ -75,7 +74,7 @@ def step_bytes(
         for style in candidates(device, batch_dice=configuration.batch_dice)
     }
     style, most = max(predicted.items(), key=lambda item: item[1])
-    if on_cpu and most > (1 + PREDICTION_ERROR) * limit_bytes:
+    if on_cpu and most > limit_bytes:
         return most, False
     try:
         return measure_step(configuration, num_channels, num_classes, style, device), True
@@ -96,8 +95,9 @@ def measure_step(
     back, and a driver's own share, come on top.
     """
     recipe = Training()
-    torch.manual_seed(0)
-    network = build_network(configuration, num_channels, num_classes).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build_network(configuration, num_channels, num_classes).to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=style.precision == "float16")
     state = TrainState(network, new_optimizer(network, recipe), scaler)
     course = Course(configuration, recipe, device, style, _nothing, _nothing, _nothing)

@@ -30,7 +30,6 @@ def choose_step(
     StepStyle
     dict of str to float
         Seconds a step of each candidate; empty where the choice is known without measuring.
-
     """
     styles = candidates(device, batch_dice=batch_dice)
     if len(styles) == 1:

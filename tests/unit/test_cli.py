@@ -16,6 +16,7 @@ from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Plan, Training
 from autoseg.cli import main
 from autoseg.layout import Workspace
+from autoseg.plan.decide import Wishes, make_plan
 
 HEAVY = ("torch", "SimpleITK", "scipy", "sklearn", "matplotlib")
 COMMANDS = tuple(main.commands)
@@ -358,23 +359,44 @@ def test_plans_go_to_nnunet_and_come_back(measured, tmp_path):
     )
 
 
-def test_measuring_makes_what_does_not_fit_smaller(measured, tmp_path):
-    code, out, _ = call(
-        *("plan", "--fingerprint", measured, "-w", tmp_path / "w", "--explain"),
-        *("--measure", "--gpu-memory", "0.2", "--spacing", "2,2,2"),
-    )
+def test_measuring_makes_what_does_not_fit_smaller(tmp_path, monkeypatch, build_dataset, build_fingerprint):
+    # Many labels, whose loss the published estimate does not count.
+    labels = {"background": 0} | {f"label {value}": value for value in range(1, 400)}
+    pictures = build_fingerprint(build_dataset(num_cases=200, labels=labels), shapes=((1, 60, 60),))
+    write(tmp_path / "fingerprint.json", pictures)
+    arguments = ["plan", "--fingerprint", tmp_path / "fingerprint.json", "-w", tmp_path / "w", "--gpu-memory", "0.2"]
+    planned = make_plan(pictures, Wishes(gpu_memory_gb=0.2)).configurations["2d"]
+    code, out, _ = call(*arguments, "--measure", "--explain")
     assert code == 0
-    plan = read(tmp_path / "w" / "plan.json", Plan)
-    assert "## Measured" in out
+    fitted = read(tmp_path / "w" / "plan.json", Plan).configurations["2d"]
+    assert 2 <= fitted.batch_size < planned.batch_size
     assert "0.20 GiB on cpu" in out
-    assert plan.configurations["2d"].batch_size >= 2
+    assert f"2d: batch {planned.batch_size} of 64 x 64 becomes batch {fitted.batch_size} of 64 x 64" in out
     # Fresh: nothing is measured again, and what was found stays told.
     before = (tmp_path / "w" / "plan.md").read_text()
-    call(
-        *("plan", "--fingerprint", measured, "-w", tmp_path / "w"),
-        *("--measure", "--gpu-memory", "0.2", "--spacing", "2,2,2"),
-    )
+    monkeypatch.setattr("autoseg.train.measure.measure_step", None)
+    assert call(*arguments, "--measure")[0] == 0
     assert (tmp_path / "w" / "plan.md").read_text() == before
+    assert "device is not present" in explained(*arguments, "--measure", "--device", "cuda:99")
+
+
+def test_labels_that_can_not_be_trained_yet(measured, tmp_path, build_dataset):
+    space = tmp_path / "w"
+    call("plan", "--fingerprint", measured, "-w", space)
+    write(space / "dataset.json", build_dataset())
+    regions = '--set=labels={"background":0,"a":[1,2],"b":[2]}'
+    message = explained("train", "0", "-w", space, regions, "--set=regions_class_order=[1,2]")
+    assert "regions can be planned, but not trained yet" in message
+    ignored = '--set=labels={"background":0,"a":1,"ignore":2}'
+    assert "an ignore label can be planned" in explained("preprocess", "-w", space, ignored)
+
+
+def test_nnunets_plans_never_replace_a_file_that_is_needed(measured, tmp_path):
+    space = tmp_path / "w"
+    for name in ("plan.json", "fingerprint.json", "plan.md"):
+        message = explained("plan", "--fingerprint", measured, "-w", space, "--write-nnunet", space / name)
+        assert "would replace a file that is needed" in message
+    assert read(space / "plan.json", Plan)
 
 
 def test_a_fingerprint_does_not_take_over_a_dataset(measured, tmp_path, build_dataset):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from autoseg.artifacts.base import write
 from autoseg.errors import AutosegError, DatasetError
@@ -67,6 +68,10 @@ def test_regions_and_the_ignore_label_count_as_labels(read):
     assert plan.regions_class_order == (1, 2, 3)
     # No output for the background, which regions don't need, nor for what is ignored.
     assert plan.num_classes == 3
+    # A cascade's second stage is also given a channel for each of the values 1, 2 and 3.
+    full = plan.configurations["3d_fullres"]
+    assert plan.num_inputs(full) == 1
+    assert plan.num_inputs(replace(full, previous_stage="3d_lowres")) == 4
 
 
 def test_the_older_word_for_channels(read):
@@ -103,6 +108,8 @@ def test_nnunets_needs_one(tmp_path):
         ({}, {"channel_names": None}, "does not name channels and labels"),
         ({}, {"labels": None}, "does not name channels and labels"),
         ({}, {"labels": {"background": 0, "a": "x"}}, "no whole number"),
+        ({}, {"labels": {"background": 0, "a": "\u00b2"}}, "no whole number"),
+        ({}, {"labels": {"background": 0, "a": []}}, "no whole number"),
         ({}, {"labels": {"background": 0, "a": 2}}, "without a gap"),
         ({}, {"labels": {"a": 1}}, "background: 0"),
         ({}, {"labels": {"background": 0, "a": 1, "b": 1}}, "two names"),

@@ -5,6 +5,7 @@ import pytest
 from autoseg.plan.automatic import advise
 from autoseg.plan.configurations import target_grid
 from autoseg.plan.decide import Wishes, decide, make_plan
+from autoseg.plan.presets import PRESETS
 
 
 def advice(shape, cases, gigabytes, spacing=(1.0, 1.0, 1.0)):
@@ -35,19 +36,21 @@ def test_otherwise_plain_and_it_is_said_why(shape, cases, gigabytes, because):
 
 
 def test_the_cap_stays(build_dataset, build_fingerprint):
-    # Images a little larger than a patch, which resenc-m fills with as many as fit.
-    dataset = build_dataset(num_cases=100)
-    fingerprint = build_fingerprint(dataset, shapes=((20, 200, 200),))
-    own = make_plan(fingerprint, Wishes(preset="resenc-m", gpu_memory_gb=16)).configurations["2d"]
-    chosen = make_plan(fingerprint, Wishes(preset="auto", gpu_memory_gb=16))
-    assert chosen.preset_was_chosen
-    voxels = 20 * 200 * 200 * 100
-    for configuration in chosen.configurations.values():
-        size = configuration.batch_size
-        edges = configuration.patch_size
-        held = size * edges[0] * edges[1] * (edges[2] if len(edges) == 3 else 1)
-        assert size == 2 or held <= 0.051 * voxels
-    assert own.batch_size >= chosen.configurations["2d"].batch_size
+    # A little larger than a patch in the plane alone, of which memory would allow many slices.
+    fingerprint = build_fingerprint(build_dataset(num_cases=100), shapes=((9, 1000, 1000),), spacing_mm=(9.0, 1.0, 1.0))
+    own = make_plan(fingerprint, Wishes(preset="resenc-xl", gpu_memory_gb=4000.0)).configurations["2d"]
+    capped = advise(target_grid([(9.0, 1.0, 1.0)], [(9, 1000, 1000)]), num_cases=100, num_labels=2, gpu_memory_gb=40)
+    assert capped.name == "resenc-xl"
+    assert capped.preset.dataset_share == 0.05 < PRESETS["resenc-xl"].dataset_share
+    chosen = make_plan(fingerprint, Wishes(preset="auto", gpu_memory_gb=40.0))
+    assert (chosen.preset, chosen.preset_was_chosen) == ("resenc-xl", True)
+    # With the cap of the preset itself the whole dataset may be one batch.
+    edges = own.patch_size
+    assert own.batch_size * edges[0] * edges[1] > 0.5 * 9 * 1000 * 1000 * 100
+    wide = decide(fingerprint, Wishes(preset="auto", gpu_memory_gb=4000.0))
+    if wide.advice is not None and wide.plan.preset != "plain":
+        held = wide.plan.configurations["2d"]
+        assert held.batch_size * held.patch_size[0] * held.patch_size[1] <= 0.051 * 9 * 1000 * 1000 * 100
 
 
 def test_a_preset_named_is_no_advice(build_dataset, build_fingerprint):

@@ -1,6 +1,7 @@
 """Plans go to nnU-Net's file and come back the same; what autoseg has not is one clear error."""
 
 import json
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 
@@ -135,6 +136,10 @@ FULL = ("configurations", "3d_fullres")
         ((*FULL, "resampling_fn_data"), "resample_torch_fornnunet", "resampling_fn_data"),
         ((*FULL, "batch_size"), 0, "batch_size"),
         ((*FULL, "patch_size"), [28, 256, 250], "does not divide"),
+        ((*FULL, "architecture", "arch_kwargs", "squeeze_excitation"), True, "squeeze_excitation"),
+        ((*FULL, "preprocessor_name"), "MyPreprocessor", "DefaultPreprocessor"),
+        (("label_manager",), "MyManager", "LabelManager"),
+        ((*FULL, "resampling_fn_seg_kwargs", "force_separate_z"), True, "force_separate_z of the data"),
         (("configurations",), {"3d_fullres": {"spacing": [1, 1, 1]}}, "no plan of nnU-Net v2"),
         (("configurations",), [], "configurations"),
         (("transpose_forward",), [0, 1], "transpose_forward"),
@@ -150,3 +155,23 @@ def test_what_autoseg_has_not_is_one_error(fingerprint, path, value, message):
 def test_the_imported_plan_is_a_valid_record(fingerprint):
     assert isinstance(from_nnunet(exported(make_plan(fingerprint)), fingerprint, "f"), Plan)
     assert encode(from_nnunet(exported(make_plan(fingerprint)), fingerprint, "f"))
+
+
+def places(node, path=()):
+    """Every key or index of a JSON tree, as a path."""
+    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in pairs:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def test_no_wrong_value_is_more_than_an_error(fingerprint):
+    content = exported(make_plan(fingerprint))
+    wrong = (None, "x", -1, 0, 1.5, [], {}, [[]], True, 10**30)
+    for path in places(content):
+        for value in wrong:
+            changed = deepcopy(content)
+            change(changed, path, value)
+            # Some are allowed: what is not read, and numbers that happen to be fine.
+            with suppress(ArtifactError):
+                from_nnunet(changed, fingerprint, "f")

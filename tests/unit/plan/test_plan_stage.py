@@ -26,7 +26,7 @@ def out(tmp_path):
 
 
 def test_a_plan_is_written_and_copies_what_it_is_made_from(dataset, fingerprint, out):
-    plan = run(fingerprint, out)
+    plan = run(fingerprint, out, out.with_suffix(".md"))
     assert read(out, Plan) == plan
     assert plan.labels == dataset.labels
     assert plan.channel_names == dataset.channel_names
@@ -35,23 +35,23 @@ def test_a_plan_is_written_and_copies_what_it_is_made_from(dataset, fingerprint,
 
 
 def test_a_plan_edited_by_hand_is_kept(dataset, fingerprint, out):
-    plan = run(fingerprint, out)
+    plan = run(fingerprint, out, out.with_suffix(".md"))
     edited = replace(plan, training=Training(epochs=7))
     write(out, edited)
     before = out.stat().st_mtime_ns
-    assert run(fingerprint, out) == edited
+    assert run(fingerprint, out, out.with_suffix(".md")) == edited
     assert out.stat().st_mtime_ns == before
     assert sorted(out.parent.iterdir()) == [out, out.with_suffix(".md")]
 
 
 def test_changed_inputs_make_a_new_plan_and_save_the_old(dataset, fingerprint, out):
-    edited = replace(run(fingerprint, out), training=Training(epochs=7))
+    edited = replace(run(fingerprint, out, out.with_suffix(".md")), training=Training(epochs=7))
     write(out, edited)
-    new = run(replace(fingerprint, inputs_sha256="1"), out)
+    new = run(replace(fingerprint, inputs_sha256="1"), out, out.with_suffix(".md"))
     assert new.training.epochs == 1000
     assert read(out, Plan) == new
     assert read(out.with_name("plan.previous.json"), Plan) == edited
-    run(replace(fingerprint, inputs_sha256="2"), out)
+    run(replace(fingerprint, inputs_sha256="2"), out, out.with_suffix(".md"))
     assert read(out.with_name("plan.previous.json"), Plan) == edited
     assert read(out.with_name("plan.previous-2.json"), Plan) == new
 
@@ -64,10 +64,13 @@ def test_every_input_counts(dataset, fingerprint):
         make_plan(fingerprint, Wishes(spacing=(2, 2, 2))).inputs_sha256,
         make_plan(replace(fingerprint, num_training=7)).inputs_sha256,
         make_plan(replace(fingerprint, inputs_sha256="1")).inputs_sha256,
+        make_plan(fingerprint, Wishes(preset="auto")).inputs_sha256,
+        make_plan(fingerprint, Wishes(measure_on="cpu")).inputs_sha256,
     }
-    assert len(hashes) == 6
+    assert len(hashes) == 8
     # The usual values, said or not, are the same.
-    assert make_plan(fingerprint, Wishes(gpu_memory_gb=8)).inputs_sha256 in hashes
+    for usual in (8, 8.0):
+        assert make_plan(fingerprint, Wishes(gpu_memory_gb=usual)).inputs_sha256 in hashes
 
 
 @pytest.mark.parametrize(("preset", "gigabytes"), [("resenc-m", 8), ("resenc-l", 24), ("resenc-xl", 40)])
@@ -87,8 +90,8 @@ def test_a_spacing_of_ones_own_counts_for_the_axis_order_too(dataset, fingerprin
 
 
 def test_a_damaged_plan_is_explained_and_not_overwritten(dataset, fingerprint, out):
-    run(fingerprint, out)
+    run(fingerprint, out, out.with_suffix(".md"))
     out.write_text('{"training": ')
     with pytest.raises(ArtifactError, match="not valid JSON"):
-        run(fingerprint, out)
+        run(fingerprint, out, out.with_suffix(".md"))
     assert out.read_text() == '{"training": '
