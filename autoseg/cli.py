@@ -117,21 +117,21 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _spacing(
-    _context: click.Context, _parameter: click.Parameter, text: str | None
-) -> tuple[float, float, float] | None:
-    """Three positive numbers, from text."""
+def _spacing(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """Two or three positive numbers, from text."""
     if text is None:
         return None
     try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError as error:
-        message = f"{text!r}: give three numbers, e.g. 1.5,0.8,0.8"
-        raise click.BadParameter(message) from error
-    if not all(isfinite(edge) and edge > 0 for edge in (z, y, x)):
+        edges = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        edges = ()
+    if len(edges) not in (2, 3):
+        message = f"{text!r}: give three numbers, e.g. 1.5,0.8,0.8, or two for pictures"
+        raise click.BadParameter(message)
+    if not all(isfinite(edge) and edge > 0 for edge in edges):
         message = f"{text!r}: the edges of a voxel are above 0"
         raise click.BadParameter(message)
-    return z, y, x
+    return edges
 
 
 def _folds(values: tuple[str, ...]) -> list[int] | None:
@@ -182,7 +182,7 @@ def main() -> None:
 )
 @click.option(
     "--spacing",
-    metavar="Z,Y,X",
+    metavar="[Z,]Y,X",
     callback=_spacing,
     help="Target spacing in mm, in the order of the arrays, in place of the one found.",
 )
@@ -204,7 +204,7 @@ def plan(
     label_names: str | None,
     preset: WishedPreset,
     gpu_memory_gb: float | None,
-    spacing: tuple[float, float, float] | None,
+    spacing: tuple[float, ...] | None,
     explain: bool,
     measure: bool,
     fingerprint: Path | None,

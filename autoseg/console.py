@@ -1,8 +1,12 @@
 """What commands print: artifacts -> lines for a person."""
 
 from autoseg.artifacts.evaluation import Evaluation
+from autoseg.artifacts.model import StepStyle
 from autoseg.artifacts.plan import Plan
+from autoseg.networks.cost import training_step_memory
 from autoseg.plan.mirroring import names_sides
+
+MIXED = StepStyle(precision="bfloat16")
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -19,12 +23,34 @@ def plan_lines(plan: Plan) -> list[str]:
             f"{name}: spacing {spacing} mm, patch {patch}, batch {configuration.batch_size}, "
             f"{configuration.n_stages} stages, {schemes}"
         )
+    lines += _warnings(plan)
     spared = any(len(each.mirror_axes) < len(each.patch_size) for each in plan.configurations.values())
     if spared and names_sides(plan.labels):
         lines.append(
             "labels tell left from right: the left-right axis is not mirrored, in training or prediction "
             "(nnU-Net mirrors it)"
         )
+    return lines
+
+
+def _warnings(plan: Plan) -> list[str]:
+    """What a user should look at before training."""
+    lines = []
+    if plan.preset_was_chosen:
+        lines.append(f"preset {plan.preset} was chosen for this dataset: --explain says why")
+    for name, configuration in plan.configurations.items():
+        if configuration.n_stages == 1:
+            lines.append(
+                f"{name} sees {'x'.join(map(str, configuration.patch_size))} at one resolution: see its spacing"
+            )
+        step = training_step_memory(
+            configuration, plan.num_inputs(configuration), plan.num_classes, MIXED, on_cpu=False
+        )
+        if step.peak_bytes > plan.gpu_memory_gb * 2**30:
+            lines.append(
+                f"{name}: a training step takes about {step.peak_bytes / 2**30:.1f} GiB, more than the target of "
+                f"{plan.gpu_memory_gb:g}; --measure makes what does not fit smaller"
+            )
     return lines
 
 

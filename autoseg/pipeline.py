@@ -249,7 +249,7 @@ def open_workspace(workspace: Workspace, settings: Sequence[str] = ()) -> tuple[
         raise ArtifactError(
             "this workspace was planned from a fingerprint alone: there are no cases in it",
             where=str(workspace.root),
-            hint="autoseg plan RAW -w DIR, with another DIR",
+            hint=f"autoseg plan RAW -w {workspace.root}",
         )
     if not workspace.plan.exists():
         raise ArtifactError(

@@ -219,9 +219,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise DatasetError("a JSON file can't be read", where=str(path), found=str(error)) from error
+        raise DatasetError(
+            "a JSON file can't be read", where=str(path), found=str(error), hint="check the path and the file"
+        ) from error
     if not isinstance(content, dict):
-        raise DatasetError("a JSON file holds no object", where=str(path), found=type(content).__name__)
+        raise DatasetError(
+            "a JSON file holds no object", where=str(path), found=type(content).__name__, allowed="{...}"
+        )
     return content
 
 

@@ -47,8 +47,23 @@ def read_fingerprint(file: Path, description_file: Path | None) -> Fingerprint:
         The file is ours, and no valid fingerprint.
     """
     content = read_json(file)
-    if "schema_version" in content or "inputs_sha256" in content:
+    if "cases" in content and "intensities" in content:
+        if description_file is not None:
+            raise DatasetError(
+                "dataset.json belongs to nnU-Net's fingerprint, and this one is autoseg's",
+                where=str(description_file),
+                hint=f"autoseg plan --fingerprint {file}",
+            )
         return decode(file.read_bytes(), Fingerprint, where=str(file))
+    missing = sorted(set(_Measured.__struct_fields__) - set(content))
+    if missing:
+        raise DatasetError(
+            "a file is no fingerprint",
+            where=str(file),
+            found=f"{', '.join(list(content)[:5]) or 'no keys'}; no {', '.join(missing)}",
+            allowed="autoseg's fingerprint.json, or nnU-Net's dataset_fingerprint.json with --dataset dataset.json",
+            hint="autoseg plan RAW makes one",
+        )
     if description_file is None:
         raise DatasetError(
             "nnU-Net's fingerprint does not name channels and labels",

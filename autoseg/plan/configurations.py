@@ -58,14 +58,16 @@ def target_grid(
     ----------
     spacings, shapes : sequence of N triples
         Of the cropped cases along (Z, Y, X).
-    spacing : sequence of float, length 3, optional
-        Takes the place of the target spacing, in the original axis order.
+    spacing : sequence of float, length 3 or 2, optional
+        Takes the place of the target spacing, in the original axis order; two numbers are for Y and X.
     transpose : bool
         False keeps the axis order.
     """
     all_spacings = np.asarray(spacings, dtype=np.float64)
     all_shapes = np.asarray(shapes, dtype=np.float64)
-    target = target_spacing(all_spacings, all_shapes) if spacing is None else np.asarray(spacing, dtype=np.float64)
+    target = target_spacing(all_spacings, all_shapes)
+    if spacing is not None:
+        target[-len(spacing) :] = spacing
     forward, backward = axis_order(list(target)) if transpose else ((0, 1, 2), (0, 1, 2))
     # Resample each case first and take the median afterwards: the other way round gives other sizes.
     resampled = [resampled_shape(n, s, list(target)) for n, s in zip(all_shapes, all_spacings, strict=True)]

@@ -1,8 +1,10 @@
 """Every choice of a plan, and what led to it: pure functions of the fingerprint and the user's wishes."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 
 from msgspec.structs import replace
@@ -17,6 +19,7 @@ from autoseg.plan.mirroring import mirror_axes
 from autoseg.plan.normalization import masked, normalization_schemes
 from autoseg.plan.presets import PRESETS, Preset
 
+log = logging.getLogger(__name__)
 RULES = "3"  # to be raised when the same fingerprint would give another plan
 
 
@@ -30,15 +33,15 @@ class Wishes:
         ``auto`` leaves it to the dataset.
     gpu_memory_gb : float or None
         Memory target; None: what the preset is meant for.
-    spacing : tuple of float, length 3, or None
-        Target spacing in mm along (Z, Y, X), in place of the one found.
+    spacing : tuple of float, length 3 or 2, or None
+        Target spacing in mm along (Z, Y, X), in place of the one found; along (Y, X) it leaves the slices as they are.
     measure_on : str or None
         Device on which training steps are measured, as `--device` has it; None: nothing is measured.
     """
 
     preset: WishedPreset = "plain"
     gpu_memory_gb: float | None = None
-    spacing: tuple[float, float, float] | None = None
+    spacing: tuple[float, ...] | None = None
     measure_on: str | None = None
 
 
@@ -153,6 +156,21 @@ def decide(fingerprint: Fingerprint, wishes: Wishes = USUAL) -> Decisions:
     )
 
 
+def _measure(meter: Meter, plan: Plan, name: str, candidate: Configuration) -> tuple[int, bool]:
+    """A step's bytes; each may take a minute, so it is said."""
+    needed, measured = meter.step_bytes(plan, candidate)
+    log.info(
+        "%s, batch %d of %s: %.2f GiB %s, %.2f allowed",
+        name,
+        candidate.batch_size,
+        "x".join(map(str, candidate.patch_size)),
+        needed / 2**30,
+        "measured" if measured else "foreseen",
+        meter.limit_bytes / 2**30,
+    )
+    return needed, measured
+
+
 def make_plan(fingerprint: Fingerprint, wishes: Wishes = USUAL) -> Plan:
     """The plan alone."""
     return decide(fingerprint, wishes).plan
@@ -177,7 +195,7 @@ def fit_to_device(decisions: Decisions, meter: Meter) -> Decisions:
             configuration,
             num_labels=len(plan.labels),
             preset=decisions.preset,
-            measure=lambda candidate: meter.step_bytes(plan, candidate),
+            measure=partial(_measure, meter, plan, name),
             limit_bytes=meter.limit_bytes,
         )
         for name, configuration in plan.configurations.items()

@@ -31,6 +31,11 @@ def explain(fingerprint: Fingerprint, decisions: Decisions) -> str:
         Markdown that is readable as it stands.
     """
     lines = ["# Why this plan", "", *_dataset(fingerprint), "", *_short(decisions.plan), "", SOURCES]
+    if decisions.fits:
+        lines += [
+            "",
+            "Training steps were measured: see Measured at the end. The rest tells the plan as it was before.",
+        ]
     for choice in choices(fingerprint, decisions):
         lines += ["", f"## {choice.title}", "", f"Rule: {choice.rule}"]
         for word, found in (("Saw", choice.saw), ("Chose", choice.chose), ("Rejected", choice.rejected)):

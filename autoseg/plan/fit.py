@@ -87,17 +87,17 @@ def fit(configuration: Configuration, *, num_labels: int, preset: Preset, measur
 
     if fits(configuration):
         return Fit(configuration, limit_bytes, tuple(tries))
-    too_large = configuration.batch_size
-    best = replace(configuration, batch_size=min(SMALLEST_BATCH, too_large))
-    if too_large > SMALLEST_BATCH and fits(best):
-        # Halving the gap until it is a sixteenth: a step of a large batch takes its time.
-        while too_large - best.batch_size > max(1, best.batch_size // 16):
-            between = replace(configuration, batch_size=(best.batch_size + too_large) // 2)
-            if fits(between):
-                best = between
+    above = tries[-1]
+    best = replace(configuration, batch_size=min(SMALLEST_BATCH, above.batch_size))
+    if above.batch_size > SMALLEST_BATCH and fits(best):
+        below = tries[-1]
+        # A step of a large batch takes its time: a sixteenth is near enough.
+        while above.batch_size - below.batch_size > max(1, below.batch_size // 16):
+            if fits(replace(configuration, batch_size=_between(below, above, limit_bytes))):
+                below = tries[-1]
             else:
-                too_large = between.batch_size
-        return Fit(best, limit_bytes, tuple(tries))
+                above = tries[-1]
+        return Fit(replace(configuration, batch_size=below.batch_size), limit_bytes, tuple(tries))
     spacing, median_size = best.spacing, best.median_image_size_in_voxels
     shape, seen = topology(best.patch_size, spacing), {best.patch_size}
     while True:
@@ -116,3 +116,10 @@ def fit(configuration: Configuration, *, num_labels: int, preset: Preset, measur
         best = replace(best, **network_fields(shape, num_labels, preset))
         if fits(best):
             return Fit(best, limit_bytes, tuple(tries))
+
+
+def _between(below: Try, above: Try, limit_bytes: int) -> int:
+    """The batch at which memory, which grows evenly from one that fits to one that does not, reaches the limit."""
+    gap = above.batch_size - below.batch_size
+    share = (limit_bytes - below.needed_bytes) / max(1, above.needed_bytes - below.needed_bytes)
+    return below.batch_size + min(gap - 1, max(1, int(gap * share)))

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from autoseg.artifacts.base import decode, digest
+from autoseg.artifacts.base import decode, digest, explain
 from autoseg.artifacts.fingerprint import Fingerprint
-from autoseg.artifacts.plan import Plan, PresetName
+from autoseg.artifacts.plan import Configuration, Plan, PresetName
 from autoseg.errors import ArtifactError
 from autoseg.images.endings import KINDS
 from autoseg.plan.decide import RULES
@@ -50,6 +50,7 @@ FIXED = {
 # What of a network's arguments a plan of ours has too.
 SIZED = ("n_stages", "features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage_decoder")
 PREPROCESSOR, LABEL_MANAGER = "DefaultPreprocessor", "LabelManager"
+STAGES = ("previous_stage", "next_stage")
 RESAMPLE = "resample_data_or_seg_to_shape"
 COPIED = ("patch_size", "batch_size", "median_image_size_in_voxels", "spacing", "use_mask_for_norm", "batch_dice")
 
@@ -135,9 +136,7 @@ def _configuration_to(plan: Plan, name: str, plans_name: str) -> Json:
         "norm_op": NORMS[d],
         **FIXED,
     }
-    stages = {
-        key: getattr(configuration, key) for key in ("previous_stage", "next_stage") if getattr(configuration, key)
-    }
+    stages = {key: getattr(configuration, key) for key in STAGES if getattr(configuration, key)}
     return {
         "data_identifier": f"{plans_name}_{name}",
         "preprocessor_name": PREPROCESSOR,
@@ -261,11 +260,11 @@ def _architecture(configuration: Json, where: str) -> Json:
         }
     residual = {name: residual for residual, name in NETWORKS.items()}.get(kind)
     if residual is None:
-        raise _unknown(f"{where}, network class", kind, " or ".join(NETWORKS.values()))
+        raise _unknown(f"{where}, network_class_name", kind, " or ".join(NETWORKS.values()))
     return {"residual": residual, **arguments}
 
 
-def _configuration_from(stated: Json, mirror: tuple[int, ...], where: str) -> Json:
+def _configuration_from(stated: Json, mirror: tuple[int, ...], where: str) -> Configuration:
     network = _architecture(stated, where)
     encoder = ENCODERS[network["residual"]]
     names = {name: scheme for scheme, name in SCHEMES.items()}
@@ -282,7 +281,7 @@ def _configuration_from(stated: Json, mirror: tuple[int, ...], where: str) -> Js
         if arguments["force_separate_z"] != how["force_separate_z"]:
             raise _unknown(f"{where}, resampling_fn_{kind}_kwargs", arguments, "the force_separate_z of the data")
         how |= {f"{ours}_order": arguments["order"], f"{ours}_order_z": arguments["order_z"]}
-    return {
+    fields: Json = {
         **{key: stated[key] for key in COPIED},
         "strides": network["strides"],
         "kernel_sizes": network["kernel_sizes"],
@@ -294,8 +293,12 @@ def _configuration_from(stated: Json, mirror: tuple[int, ...], where: str) -> Js
         "mirror_axes": mirror if len(stated["patch_size"]) == 3 else in_plane(mirror),
         "resampling": how,
         "memory_proxy": 0.0,
-        **{key: stated[key] for key in ("previous_stage", "next_stage") if key in stated},
+        **{key: stated[key] for key in STAGES if key in stated},
     }
+    try:
+        return msgspec.convert(fields, Configuration)
+    except msgspec.ValidationError as error:
+        raise explain(error, Configuration, where) from error
 
 
 def _unknown(where: str, found: object, allowed: object) -> ArtifactError:

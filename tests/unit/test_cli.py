@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 
@@ -109,7 +110,8 @@ def test_every_command_has_help(command, flag):
         ("predict", ".", "out.nii.gz"),
         ("plan", "raw", "--gpu-memory", "inf"),
         ("plan", "raw", "--preset", "resenc"),
-        ("plan", "raw", "--spacing", "1,1"),
+        ("plan", "raw", "--spacing", "1"),
+        ("plan", "raw", "--spacing", "1,1,1,1"),
         ("plan", "raw", "--spacing", "1,0,1"),
         ("predict", ".", "out", "--folds", "0,x"),
         ("evaluate", "nowhere", "."),
@@ -421,3 +423,18 @@ def test_options_that_do_not_go_together(arguments, message, measured, tmp_path)
     code, _, notes = call("plan", *(named.get(each, each) for each in arguments), "-w", tmp_path / "w")
     assert code == 2
     assert message in notes
+
+
+def test_what_to_look_at_before_training_is_said(tmp_path, build_dataset, build_fingerprint):
+    labels = {"background": 0} | {f"label {value}": value for value in range(1, 105)}
+    body = build_fingerprint(build_dataset(num_cases=300, labels=labels), shapes=((280, 250, 250),))
+    write(tmp_path / "fingerprint.json", body)
+    code, out, _ = call("plan", "--fingerprint", tmp_path / "fingerprint.json", "-w", tmp_path / "w")
+    assert code == 0
+    assert re.search(r"3d_fullres: a training step takes about \d+\.\d GiB, more than the target of 8", out)
+    _, out, _ = call("plan", "--fingerprint", tmp_path / "fingerprint.json", "-w", tmp_path / "a", "--preset", "auto")
+    assert "preset resenc-m was chosen for this dataset" in out
+    _, out, _ = call(
+        "plan", "--fingerprint", tmp_path / "fingerprint.json", "-w", tmp_path / "b", "--spacing", "99,99,99"
+    )
+    assert "2d sees 3x3 at one resolution" in out

@@ -130,3 +130,18 @@ def test_no_json_at_all(tmp_path):
     (tmp_path / "f.json").write_text("[")
     with pytest.raises(AutosegError, match="can't be read"):
         read_fingerprint(tmp_path / "f.json", None)
+
+
+@pytest.mark.parametrize("content", [{}, {"configurations": {}, "dataset_name": "x"}, DESCRIBED])
+def test_a_file_that_is_no_fingerprint(tmp_path, content):
+    (tmp_path / "f.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="a file is no fingerprint") as error:
+        read_fingerprint(tmp_path / "f.json", None)
+    assert "dataset_fingerprint.json" in str(error.value)
+
+
+def test_ours_takes_no_description(tmp_path, build_dataset, build_fingerprint):
+    write(tmp_path / "fingerprint.json", build_fingerprint(build_dataset()))
+    (tmp_path / "d.json").write_text(json.dumps(DESCRIBED))
+    with pytest.raises(DatasetError, match="this one is autoseg's"):
+        read_fingerprint(tmp_path / "fingerprint.json", tmp_path / "d.json")

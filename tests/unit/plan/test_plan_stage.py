@@ -95,3 +95,11 @@ def test_a_damaged_plan_is_explained_and_not_overwritten(dataset, fingerprint, o
     with pytest.raises(ArtifactError, match="not valid JSON"):
         run(fingerprint, out, out.with_suffix(".md"))
     assert out.read_text() == '{"training": '
+
+
+def test_two_numbers_are_a_spacing_of_the_plane(build_dataset, build_fingerprint):
+    pictures = build_fingerprint(build_dataset(), shapes=((1, 500, 600),), spacing_mm=(999.0, 1.0, 1.0))
+    plan = make_plan(pictures, Wishes(spacing=(2.0, 3.0)))
+    assert set(plan.configurations) == {"2d"}
+    assert plan.configurations["2d"].spacing == (2.0, 3.0)
+    assert plan.configurations["2d"].median_image_size_in_voxels == (250.0, 200.0)

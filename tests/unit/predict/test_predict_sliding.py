@@ -76,7 +76,8 @@ def test_constant_logits_stay_constant_in_2d(shape, axes, step):
 @given(SIZES, AXES_3D, STEPS, st.integers(0, 100))
 def test_a_network_that_gives_back_its_input_gives_back_the_volume_in_3d(shape, axes, step, seed):
     image = np.random.default_rng(seed).standard_normal((2, *shape), dtype=np.float32)
-    np.testing.assert_allclose(predict(nn.Identity(), image, 2, (4, 6, 5), axes, step), image, atol=1e-5)
+    # Hundreds of windows and mirrorings add up in single precision.
+    np.testing.assert_allclose(predict(nn.Identity(), image, 2, (4, 6, 5), axes, step), image, rtol=2e-5, atol=1e-5)
 
 
 @settings(deadline=None, max_examples=30)
