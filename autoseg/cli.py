@@ -254,7 +254,8 @@ def plan(
         click.echo(line)
     click.echo(f"{len(read(space.fingerprint, Fingerprint).cases)} cases -> {space.plan}")
     if write_nnunet is not None:
-        pipeline.export_nnunet(made, space, write_nnunet, raw=raw, description=dataset)
+        inputs = (fingerprint, dataset, read_nnunet)
+        pipeline.export_nnunet(made, space, write_nnunet, raw=raw, description=dataset, inputs=inputs)
         click.echo(f"-> {write_nnunet}")
 
 

@@ -1,12 +1,9 @@
 """What commands print: artifacts -> lines for a person."""
 
 from autoseg.artifacts.evaluation import Evaluation
-from autoseg.artifacts.model import StepStyle
 from autoseg.artifacts.plan import Plan
-from autoseg.networks.cost import training_step_memory
+from autoseg.networks.cost import planned_step_memory
 from autoseg.plan.mirroring import names_sides
-
-MIXED = StepStyle(precision="bfloat16")
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -43,13 +40,11 @@ def _warnings(plan: Plan) -> list[str]:
             lines.append(
                 f"{name} sees {'x'.join(map(str, configuration.patch_size))} at one resolution: see its spacing"
             )
-        step = training_step_memory(
-            configuration, plan.num_inputs(configuration), plan.num_classes, MIXED, on_cpu=False
-        )
+        step = planned_step_memory(plan, configuration)
         if step.peak_bytes > plan.gpu_memory_gb * 2**30:
             lines.append(
-                f"{name}: a training step takes about {step.peak_bytes / 2**30:.1f} GiB, more than the target of "
-                f"{plan.gpu_memory_gb:g}; --measure makes what does not fit smaller"
+                f"{name}: a training step takes about {step.peak_bytes / 2**30:.1f} GiB on a GPU, more than the target "
+                f"of {plan.gpu_memory_gb:g}"
             )
     return lines
 

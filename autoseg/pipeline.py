@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PREFERRED = ("3d_fullres", "2d")
 SMALL_BYTES = 2**20
-USUAL_ENDING = ".nii.gz"
+USUAL_ENDING, PICTURE_ENDING = ".nii.gz", ".png"
 # Of a device's free memory; the rest is for what allocators and drivers hold back.
 MEASURED_SHARE = 0.9
 
@@ -79,11 +79,11 @@ def plan(
         )
     _check_ours(workspace.dataset)
     check_writable(workspace.root)
-    # What may be wrong with these is said before every case is measured.
+    # A file that can't be read and a device that is not there are told before every case is measured.
     foreign = read_json(imported) if imported else None
     meter = _meter(wishes)
     fingerprint = stage.run(dataset, workspace.fingerprint, jobs=jobs)
-    made = _plan(fingerprint, workspace, wishes, meter, foreign, str(imported))
+    made = _plan(fingerprint, workspace, wishes, meter, foreign, imported)
     write(workspace.dataset, dataset)
     return made
 
@@ -121,10 +121,16 @@ def plan_fingerprint(
             where=str(workspace.dataset),
             hint="choose another folder with -w",
         )
+    if description is not None and file.resolve() == workspace.fingerprint.resolve():
+        raise SettingError(
+            "nnU-Net's fingerprint stands where the workspace's own would be written",
+            where=str(file),
+            hint="choose another folder with -w",
+        )
     check_writable(workspace.root)
     fingerprint = read_fingerprint(file, description)
     foreign = read_json(imported) if imported else None
-    made = _plan(fingerprint, workspace, wishes, _meter(wishes), foreign, str(imported))
+    made = _plan(fingerprint, workspace, wishes, _meter(wishes), foreign, imported)
     write(workspace.fingerprint, fingerprint)
     return made
 
@@ -133,19 +139,19 @@ def _plan(
     fingerprint: Fingerprint,
     workspace: Workspace,
     wishes: "Wishes | None",
-    meter: "Callable[[], Meter] | None",
+    meter: "Meter | None",
     foreign: dict[str, Any] | None,
-    where: str,
+    where: Path | None,
 ) -> Plan:
     from autoseg.plan import stage
     from autoseg.plan.decide import USUAL
 
     if foreign is not None:
-        return stage.adopt(fingerprint, workspace.plan, workspace.explanation, foreign, where)
+        return stage.adopt(fingerprint, workspace.plan, workspace.explanation, foreign, str(where))
     return stage.run(fingerprint, workspace.plan, workspace.explanation, wishes or USUAL, meter)
 
 
-def _meter(wishes: "Wishes | None") -> "Callable[[], Meter] | None":
+def _meter(wishes: "Wishes | None") -> "Meter | None":
     """What training steps are measured with: most of what is free, and not more than the user's target.
 
     Raises
@@ -169,11 +175,17 @@ def _meter(wishes: "Wishes | None") -> "Callable[[], Meter] | None":
         classes = max(2, plan.num_classes)
         return step_bytes(configuration, plan.num_inputs(configuration), classes, device, limit)
 
-    return lambda: Meter(str(device), limit, measure)
+    return Meter(str(device), limit, measure)
 
 
 def export_nnunet(
-    plan: Plan, workspace: Workspace, out: Path, *, raw: Path | None = None, description: Path | None = None
+    plan: Plan,
+    workspace: Workspace,
+    out: Path,
+    *,
+    raw: Path | None = None,
+    description: Path | None = None,
+    inputs: Sequence[Path | None] = (),
 ) -> None:
     """Write a plan as an nnUNetPlans.json.
 
@@ -185,11 +197,13 @@ def export_nnunet(
         The dataset's folder; its name counts where `out` does not lie in a dataset's folder of nnU-Net's.
     description : Path, optional
         nnU-Net's dataset.json, which says how image files end where the workspace has no cases.
+    inputs : sequence of Path or None
+        Files that were read, and are not to be replaced.
 
     Raises
     ------
     SettingError
-        The file belongs to the workspace, or is the description.
+        The file belongs to the workspace, or is one of the inputs.
     ArtifactError
         It can't be written.
     """
@@ -198,7 +212,7 @@ def export_nnunet(
     from autoseg.plan.nnunet import dataset_name
 
     ours = (workspace.dataset, workspace.fingerprint, workspace.plan, workspace.explanation, workspace.splits)
-    if out.resolve() in {file.resolve() for file in (*ours, description) if file is not None}:
+    if out.resolve() in {file.resolve() for file in (*ours, *inputs) if file is not None}:
         raise SettingError(
             "nnU-Net's plans would replace a file that is needed",
             where=f"--write-nnunet {out}",
@@ -209,6 +223,8 @@ def export_nnunet(
         stated = file_ending(read(workspace.dataset, Dataset).cases[0].images[0])
     elif description is not None:
         stated = read_json(description).get("file_ending")
+    elif not any(case.geometry.has_spacing for case in read(workspace.fingerprint, Fingerprint).cases):
+        stated = PICTURE_ENDING
     ending = stated if isinstance(stated, str) else USUAL_ENDING
     stage.export(plan, out, dataset_name=dataset_name(out, raw), file_ending=ending)
 

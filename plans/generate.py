@@ -30,8 +30,9 @@ class Challenge:
 
     Attributes
     ----------
-    channels, labels : sequence of str
-        Without the background.
+    channels : sequence of str
+    labels : dict of str to int or tuple of int
+        With the background.
     num_cases : int
         Of the training set; at most `MOST_DRAWN` are drawn.
     draw : callable

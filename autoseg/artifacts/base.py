@@ -218,6 +218,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
+        # Half a character, which JSON lets one write, is no text.
+        json.dumps(content, ensure_ascii=False).encode()
     except (OSError, ValueError) as error:
         raise DatasetError(
             "a JSON file can't be read", where=str(path), found=str(error), hint="check the path and the file"

@@ -7,7 +7,7 @@ import msgspec
 from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.bounds import AtLeastOne
 from autoseg.artifacts.geometry import Geometry
-from autoseg.artifacts.labels import Labels, Name, fault
+from autoseg.artifacts.labels import Labels, Name, Value, fault
 
 
 class IntensityStatistics(Record, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class Fingerprint(Artifact, frozen=True, kw_only=True):
     inputs_sha256: str
     channel_names: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
     labels: Labels
-    regions_class_order: tuple[int, ...] = ()
+    regions_class_order: tuple[Value, ...] = ()
     num_training: AtLeastOne
     cases: Annotated[tuple[CaseMeasure, ...], msgspec.Meta(min_length=1)]
     median_relative_size_after_cropping: Annotated[float, msgspec.Meta(gt=0, le=1)]

@@ -53,6 +53,8 @@ def fault(labels: Mapping[str, int | tuple[int, ...]], regions_class_order: tupl
         return "regions_class_order is for regions alone" if regions_class_order else None
     if any(0 in each for name, each in sets.items() if name != BACKGROUND):
         return "labels has a region that holds the background"
+    if not set(regions_class_order) <= set(values):
+        return "regions_class_order has values that are no label's"
     if len(regions_class_order) != count_outputs(labels):
         return f"regions_class_order needs a value for each of the {count_outputs(labels)} regions"
     return None

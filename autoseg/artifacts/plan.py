@@ -8,7 +8,7 @@ import msgspec
 from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.bounds import AtLeastOne, NonNegative, Positive, Share
 from autoseg.artifacts.fingerprint import IntensityStatistics
-from autoseg.artifacts.labels import Labels, Name, count_foreground, count_outputs, fault
+from autoseg.artifacts.labels import Labels, Name, Value, count_foreground, count_outputs, fault
 
 Axis = Annotated[int, msgspec.Meta(ge=0, le=2)]
 Order = Annotated[int, msgspec.Meta(ge=0, le=3)]
@@ -272,7 +272,7 @@ class Plan(Artifact, frozen=True, kw_only=True):
     gpu_memory_gb: Positive
     channel_names: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
     labels: Labels
-    regions_class_order: tuple[int, ...] = ()
+    regions_class_order: tuple[Value, ...] = ()
     transpose_forward: tuple[Axis, Axis, Axis]
     transpose_backward: tuple[Axis, Axis, Axis]
     original_median_spacing: tuple[Positive, Positive, Positive]

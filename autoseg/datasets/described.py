@@ -88,7 +88,7 @@ def described_labels(description: Description, where: str) -> dict[str, int] | N
     for name, value in sets.items():
         if isinstance(value, tuple) or name == IGNORE:
             raise DatasetError(
-                f"{'an ignore label' if name == IGNORE else 'regions'} can be planned, but not trained yet",
+                f"{'an ignore label' if name == IGNORE else 'regions'} can be planned, but not trained or scored yet",
                 where=f"{where}, labels.{name}",
                 found=value,
                 allowed="one whole number for each label",

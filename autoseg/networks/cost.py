@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from autoseg.artifacts.model import StepStyle
-from autoseg.artifacts.plan import Configuration
+from autoseg.artifacts.plan import Configuration, Plan
 
 FLOAT_BYTES = 4
 MASK_BYTES = 1
+MIXED = StepStyle(precision="bfloat16")
 INDEX_BYTES = 8
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -83,6 +84,11 @@ def training_step_memory(
         activation_bytes=activations,
         peak_bytes=2 * weights + inputs + max(in_step, tape.peak_forward_bytes, in_update),
     )
+
+
+def planned_step_memory(plan: Plan, configuration: Configuration) -> StepMemory:
+    """Memory of a training step of one of a plan's networks, in mixed precision on a GPU."""
+    return training_step_memory(configuration, plan.num_inputs(configuration), plan.num_classes, MIXED, on_cpu=False)
 
 
 @dataclass(frozen=True, slots=True)

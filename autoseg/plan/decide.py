@@ -129,7 +129,9 @@ def decide(fingerprint: Fingerprint, wishes: Wishes = USUAL) -> Decisions:
         use_mask=masked(schemes, fingerprint.median_relative_size_after_cropping),
         mirror=mirror_axes(fingerprint.labels, [case.geometry for case in fingerprint.cases], grid.forward),
     )
-    wished = (wishes.preset, str(float(gpu_memory_gb)), str(wishes.spacing), f"measured on {wishes.measure_on}")
+    # A target that is named is a limit for what is measured, the usual one is not.
+    measured = f"{wishes.measure_on} {wishes.gpu_memory_gb}" if wishes.measure_on else "not measured"
+    wished = (wishes.preset, str(float(gpu_memory_gb)), str(wishes.spacing), measured)
     plan = Plan(
         inputs_sha256=digest(RULES, fingerprint, *wished),
         preset=name,

@@ -34,7 +34,7 @@ def explain(fingerprint: Fingerprint, decisions: Decisions) -> str:
     if decisions.fits:
         lines += [
             "",
-            "Training steps were measured: see Measured at the end. The rest tells the plan as it was before.",
+            "Training steps were measured: see Measured at the end. The other sections tell the plan as it was before.",
         ]
     for choice in choices(fingerprint, decisions):
         lines += ["", f"## {choice.title}", "", f"Rule: {choice.rule}"]

@@ -91,12 +91,16 @@ def fit(configuration: Configuration, *, num_labels: int, preset: Preset, measur
     best = replace(configuration, batch_size=min(SMALLEST_BATCH, above.batch_size))
     if above.batch_size > SMALLEST_BATCH and fits(best):
         below = tries[-1]
-        # A step of a large batch takes its time: a sixteenth is near enough.
-        while above.batch_size - below.batch_size > max(1, below.batch_size // 16):
-            if fits(replace(configuration, batch_size=_between(below, above, limit_bytes))):
+        guess, halves = _between(below, above, limit_bytes), False
+        while above.batch_size - below.batch_size > _near(below):
+            if fits(replace(configuration, batch_size=guess)):
                 below = tries[-1]
             else:
                 above = tries[-1]
+            middle = (below.batch_size + above.batch_size) // 2
+            # A first guess that fits is mostly as good as it gets, which one more step shows.
+            guess = middle if halves else min(middle, below.batch_size + _near(below))
+            halves = True
         return Fit(replace(configuration, batch_size=below.batch_size), limit_bytes, tuple(tries))
     spacing, median_size = best.spacing, best.median_image_size_in_voxels
     shape, seen = topology(best.patch_size, spacing), {best.patch_size}
@@ -116,6 +120,11 @@ def fit(configuration: Configuration, *, num_labels: int, preset: Preset, measur
         best = replace(best, **network_fields(shape, num_labels, preset))
         if fits(best):
             return Fit(best, limit_bytes, tuple(tries))
+
+
+def _near(below: Try) -> int:
+    """How close to the limit a batch need come: a step of a large one takes its time."""
+    return max(1, below.batch_size // 16)
 
 
 def _between(below: Try, above: Try, limit_bytes: int) -> int:

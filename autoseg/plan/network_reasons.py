@@ -3,16 +3,14 @@
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from autoseg.artifacts.model import StepStyle
 from autoseg.artifacts.plan import Configuration
-from autoseg.networks.cost import training_step_memory
+from autoseg.networks.cost import planned_step_memory
 from autoseg.plan.configurations import COARSENING, LOW_RESOLUTION_BELOW, Coarsening, Grid
 from autoseg.plan.decide import Decisions
 from autoseg.plan.patch import MAX_FEATURES, REFERENCE_BATCH, START_VOXELS, PatchChoice
 from autoseg.plan.reasons import NNUNET, OURS, Choice, axis_names, by, in_mm, source
 from autoseg.plan.topology import SMALLEST_EDGE_VOXELS, topology
 
-MIXED = StepStyle(precision="bfloat16")
 SHORT = 2 * SMALLEST_EDGE_VOXELS
 
 
@@ -120,8 +118,9 @@ def _depth(name: str, choice: PatchChoice, planned: Configuration, axes: Sequenc
     end = (
         f"no axis has {SHORT} voxels any more"
         if max(sizes) < SHORT
-        else f"only one axis could be halved, and with {max(sizes)} voxels it is below {3 * SMALLEST_EDGE_VOXELS}"
+        else f"only one axis could be halved, and it has fewer than {3 * SMALLEST_EDGE_VOXELS} voxels"
     )
+    decoder = _list(planned.n_conv_per_stage_decoder)
     encoder = "residual blocks" if planned.residual else "convolutions"
     return Choice(
         f"{name}: depth and kernels",
@@ -130,8 +129,8 @@ def _depth(name: str, choice: PatchChoice, planned: Configuration, axes: Sequenc
         f"{MAX_FEATURES[len(axes)]}.",
         tuple(told),
         (
-            f"{len(shape.strides)} stages; encoder {_list(planned.encoder_blocks)} {encoder}, decoder "
-            f"{_list(planned.n_conv_per_stage_decoder)} convolutions",
+            f"{len(shape.strides)} stages; encoder {_list(planned.encoder_blocks)} {encoder}, "
+            f"{f'decoder {decoder} convolutions' if decoder else 'no decoder'}",
         ),
         (f"one stage more: {end}",),
         source(NNUNET, "topology"),
@@ -216,8 +215,8 @@ def memory(decisions: Decisions) -> Choice:
     """What a training step really takes."""
     plan = decisions.plan
     chose = []
-    for name, planned in plan.configurations.items():
-        step = training_step_memory(planned, plan.num_inputs(planned), plan.num_classes, MIXED, on_cpu=False)
+    for name, planned in decisions.planned.items():
+        step = planned_step_memory(plan, planned)
         chose.append(
             f"{name}: {step.peak_bytes / 2**30:.2f} GiB at the worst moment of a step, of which weights, gradients and "
             f"momentum {3 * step.parameter_bytes / 2**30:.2f}; {step.parameter_bytes / 4e6:.1f} million weights"

@@ -92,7 +92,7 @@ def to_nnunet(plan: Plan, *, dataset_name: str, plans_name: str, file_ending: st
 
 def dataset_name(out: Path, raw: Path | None) -> str:
     """What nnU-Net calls the dataset: the folder that the plans lie in, or the raw one, where it is named so."""
-    names = [out.absolute().parent.name, *([raw.absolute().name] if raw is not None else [])]
+    names = [out.resolve().parent.name, *([raw.resolve().name] if raw is not None else [])]
     return next((name for name in names if re.fullmatch(r"Dataset\d{3}_.+", name)), names[-1])
 
 
@@ -184,6 +184,13 @@ def _plan_from(content: Json, fingerprint: Fingerprint, where: str) -> Plan:
     statistics = content.get("foreground_intensity_properties_per_channel") or content.get(
         "foreground_intensity_properties_by_modality"
     )
+    if statistics and len(statistics) != len(fingerprint.channel_names):
+        raise ArtifactError(
+            "a plan of nnU-Net is for another number of channels",
+            where=f"{where}, foreground_intensity_properties_per_channel",
+            found=len(statistics),
+            allowed=f"{len(fingerprint.channel_names)}: {', '.join(fingerprint.channel_names)}",
+        )
     intensities = (
         [statistics[str(number)] for number in range(len(fingerprint.channel_names))]
         if statistics

@@ -94,7 +94,12 @@ def spacing(fingerprint: Fingerprint, grid: Grid, *, given: bool) -> Choice:
     ]
     tenth = np.percentile(spacings[:, worst], 10)
     if coarse and short:
-        chose = f"{target}: along {AXES[worst]} the 10th percentile, {tenth:.4g} mm, so that thin slices are kept"
+        taken = (
+            f"the 10th percentile, {tenth:.4g} mm, so that thin slices are kept"
+            if tenth >= next_coarsest
+            else f"as good as the {next_coarsest:.4g} mm of the plane: the 10th percentile, {tenth:.4g} mm, is finer"
+        )
+        chose = f"{target}: along {AXES[worst]} {taken}"
         rejected = f"the median along {AXES[worst]}, {typical[worst]:.4g} mm: thick and few slices would set the grid"
     else:
         chose = f"{target}: the median along every axis"

@@ -1,7 +1,7 @@
 """Plan a dataset: fingerprint -> plan.json, and plan.md, which says why."""
 
 import logging
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def run(
     out: Path,
     explanation: Path,
     wishes: Wishes = USUAL,
-    meter: Callable[[], Meter] | None = None,
+    meter: Meter | None = None,
 ) -> Plan:
     """Write plan.json and plan.md, unless the plan at `out` was made from the same inputs.
 
@@ -34,8 +34,8 @@ def run(
     out, explanation : Path
         The plan.json and the plan.md.
     wishes : Wishes
-    meter : callable, optional
-        Gives what training steps are measured with, by which batches and patches are then corrected.
+    meter : Meter, optional
+        Measures training steps, by which batches and patches are then corrected.
 
     Notes
     -----
@@ -44,14 +44,16 @@ def run(
     """
     decisions = decide(fingerprint, wishes)
     old = _fresh(out, decisions.plan)
-    if old is not None and meter is None:
-        _note_edits(old, decisions.plan)
-        _write_text(explain(fingerprint, decisions), explanation)
-        return old
-    if old is not None and explanation.exists():
+    if old is not None:
+        if meter is None:
+            _note_edits(old, decisions.plan)
+            _write_text(explain(fingerprint, decisions), explanation)
+        elif not explanation.exists():
+            # What was tried is not known any more.
+            _write_text(explain(fingerprint, replace(decisions, plan=old)), explanation)
         return old
     if meter is not None:
-        decisions = fit_to_device(decisions, meter())
+        decisions = fit_to_device(decisions, meter)
     return _keep(decisions.plan, explain(fingerprint, decisions), out, explanation)
 
 
@@ -75,14 +77,14 @@ def adopt(fingerprint: Fingerprint, out: Path, explanation: Path, content: dict[
     """
     plan = from_nnunet(content, fingerprint, where)
     ours = decide(fingerprint, Wishes(preset=plan.preset)).plan
-    changed = [line for line in _differences(ours, plan) if line.startswith(("configurations", "transpose"))]
+    changed = _otherwise(ours, plan)
     text = [
         "# Where this plan comes from",
         "",
         f"It was imported from {where}, a plan of nnU-Net v2.",
         "",
         f"Where autoseg would plan otherwise with the preset {plan.preset}:" if changed else "autoseg plans the same.",
-        *(f"- {line.replace(' was ', ' would be ', 1)}" for line in changed),
+        *(f"- {line}" for line in changed),
         "",
     ]
     old = _fresh(out, plan)
@@ -134,6 +136,20 @@ def _note_edits(plan: Plan, planned: Plan) -> None:
 
 def _differences(one: Plan, other: Plan) -> list[str]:
     return differences(msgspec.to_builtins(one), msgspec.to_builtins(other))
+
+
+def _otherwise(ours: Plan, theirs: Plan) -> list[str]:
+    """Where two plans of one dataset differ, as far as a planner decides."""
+    one, other = ours.configurations, theirs.configurations
+    lines = [f"{name}: autoseg would plan it" for name in one if name not in other]
+    lines += [f"{name}: autoseg would not plan it" for name in other if name not in one]
+    shared = [name for name in one if name in other]
+    trees = [
+        {"transpose_forward": plan.transpose_forward}
+        | {name: msgspec.to_builtins(plan.configurations[name]) for name in shared}
+        for plan in (ours, theirs)
+    ]
+    return lines + [line.replace(" was ", " would be ", 1) for line in differences(*trees)]
 
 
 def _keep(plan: Plan, text: str, out: Path, explanation: Path) -> Plan:

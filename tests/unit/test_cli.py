@@ -431,10 +431,34 @@ def test_what_to_look_at_before_training_is_said(tmp_path, build_dataset, build_
     write(tmp_path / "fingerprint.json", body)
     code, out, _ = call("plan", "--fingerprint", tmp_path / "fingerprint.json", "-w", tmp_path / "w")
     assert code == 0
-    assert re.search(r"3d_fullres: a training step takes about \d+\.\d GiB, more than the target of 8", out)
+    assert re.search(r"3d_fullres: a training step takes about \d+\.\d GiB on a GPU, more than the target of 8", out)
     _, out, _ = call("plan", "--fingerprint", tmp_path / "fingerprint.json", "-w", tmp_path / "a", "--preset", "auto")
     assert "preset resenc-m was chosen for this dataset" in out
     _, out, _ = call(
         "plan", "--fingerprint", tmp_path / "fingerprint.json", "-w", tmp_path / "b", "--spacing", "99,99,99"
     )
     assert "2d sees 3x3 at one resolution" in out
+
+
+def test_inputs_are_never_replaced(measured, tmp_path):
+    before = measured.read_bytes()
+    message = explained("plan", "--fingerprint", measured, "-w", tmp_path / "w", "--write-nnunet", measured)
+    assert "would replace a file that is needed" in message
+    described = tmp_path / "d.json"
+    described.write_text("{}")
+    message = explained("plan", "--fingerprint", measured, "--dataset", described, "-w", measured.parent)
+    assert "stands where the workspace's own would be written" in message
+    assert measured.read_bytes() == before
+
+
+def test_pictures_are_read_as_pictures_by_nnunet(tmp_path, build_dataset, build_fingerprint):
+    write(
+        tmp_path / "fingerprint.json",
+        build_fingerprint(build_dataset(), shapes=((1, 90, 90),), has_spacing=False, num_dimensions=2),
+    )
+    out = tmp_path / "n" / "nnUNetPlans.json"
+    code, _, _ = call(
+        "plan", "--fingerprint", tmp_path / "fingerprint.json", "-w", tmp_path / "w", "--write-nnunet", out
+    )
+    assert code == 0
+    assert json.loads(out.read_bytes())["image_reader_writer"] == "NaturalImage2DIO"

@@ -214,8 +214,11 @@ def test_a_case_that_is_there_twice(tmp_path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions can be planned, but not trained yet"),
-        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "ignore label can be planned, but not trained yet"),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions can be planned, but not trained or scored yet"),
+        (
+            {"labels": {"background": 0, "a": 1, "ignore": 2}},
+            "ignore label can be planned, but not trained or scored yet",
+        ),
         ({"labels": {"background": 0, "a": 2}}, "leave gaps"),
         ({"labels": {"background": 0, "a": 1.5}}, "no whole number"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "same value"),

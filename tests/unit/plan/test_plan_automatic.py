@@ -47,10 +47,10 @@ def test_the_cap_stays(build_dataset, build_fingerprint):
     # With the cap of the preset itself the whole dataset may be one batch.
     edges = own.patch_size
     assert own.batch_size * edges[0] * edges[1] > 0.5 * 9 * 1000 * 1000 * 100
-    wide = decide(fingerprint, Wishes(preset="auto", gpu_memory_gb=4000.0))
-    if wide.advice is not None and wide.plan.preset != "plain":
-        held = wide.plan.configurations["2d"]
-        assert held.batch_size * held.patch_size[0] * held.patch_size[1] <= 0.051 * 9 * 1000 * 1000 * 100
+    wide = decide(fingerprint, Wishes(preset="auto", gpu_memory_gb=4000.0)).plan
+    assert wide.preset == "resenc-xl"
+    held = wide.configurations["2d"]
+    assert held.batch_size * held.patch_size[0] * held.patch_size[1] <= 0.051 * 9 * 1000 * 1000 * 100
 
 
 def test_a_preset_named_is_no_advice(build_dataset, build_fingerprint):

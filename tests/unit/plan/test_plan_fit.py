@@ -3,6 +3,7 @@
 from math import prod
 
 import pytest
+from msgspec.structs import replace
 
 from autoseg.errors import SettingError
 from autoseg.plan.fit import fit
@@ -58,3 +59,16 @@ def test_where_nothing_fits_it_is_said(planned):
     with pytest.raises(SettingError, match="no patch fits the memory") as error:
         fitted(planned, 1)
     assert "GiB" in str(error.value)
+
+
+@pytest.mark.parametrize("capacity", [3, 50, 190, 275])
+def test_where_failing_says_nothing_of_the_size_the_gap_is_halved(planned, capacity):
+    def out_of_memory(configuration):
+        fits = configuration.batch_size <= capacity
+        return (10 * configuration.batch_size, True) if fits else (10 * 277 + 1, False)
+
+    made = fit(
+        replace(planned, batch_size=277), num_labels=2, preset=PLAIN, measure=out_of_memory, limit_bytes=10 * 277
+    )
+    assert capacity - max(1, capacity // 16) <= made.configuration.batch_size <= capacity
+    assert len(made.tries) <= 12

@@ -143,6 +143,7 @@ FULL = ("configurations", "3d_fullres")
         (("configurations",), {"3d_fullres": {"spacing": [1, 1, 1]}}, "no plan of nnU-Net v2"),
         (("configurations",), [], "configurations"),
         (("transpose_forward",), [0, 1], "transpose_forward"),
+        (("foreground_intensity_properties_per_channel", "1"), {}, "another number of channels"),
     ],
 )
 def test_what_autoseg_has_not_is_one_error(fingerprint, path, value, message):

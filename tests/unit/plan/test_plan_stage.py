@@ -1,13 +1,16 @@
 """plan.json: made once, kept while its inputs last, never lost."""
 
+import json
+
 import pytest
 from msgspec.structs import replace
 
 from autoseg.artifacts.base import read, write
 from autoseg.artifacts.plan import Plan, Training
 from autoseg.errors import ArtifactError
-from autoseg.plan.decide import Wishes, make_plan
-from autoseg.plan.stage import run
+from autoseg.plan.decide import Meter, Wishes, make_plan
+from autoseg.plan.nnunet import to_nnunet
+from autoseg.plan.stage import adopt, run
 
 
 @pytest.fixture
@@ -66,8 +69,10 @@ def test_every_input_counts(dataset, fingerprint):
         make_plan(replace(fingerprint, inputs_sha256="1")).inputs_sha256,
         make_plan(fingerprint, Wishes(preset="auto")).inputs_sha256,
         make_plan(fingerprint, Wishes(measure_on="cpu")).inputs_sha256,
+        # What is measured is held against a target that is named, else against what is free.
+        make_plan(fingerprint, Wishes(measure_on="cpu", gpu_memory_gb=8)).inputs_sha256,
     }
-    assert len(hashes) == 8
+    assert len(hashes) == 9
     # The usual values, said or not, are the same.
     for usual in (8, 8.0):
         assert make_plan(fingerprint, Wishes(gpu_memory_gb=usual)).inputs_sha256 in hashes
@@ -103,3 +108,30 @@ def test_two_numbers_are_a_spacing_of_the_plane(build_dataset, build_fingerprint
     assert set(plan.configurations) == {"2d"}
     assert plan.configurations["2d"].spacing == (2.0, 3.0)
     assert plan.configurations["2d"].median_image_size_in_voxels == (250.0, 200.0)
+
+
+def test_a_measured_plan_keeps_its_edits_even_without_its_explanation(fingerprint, out):
+    explanation = out.with_suffix(".md")
+    meter = Meter("a scale", 2, lambda _plan, configuration: (configuration.batch_size, True))
+    wishes = Wishes(measure_on="cpu")
+    plan = run(fingerprint, out, explanation, wishes, meter)
+    assert {each.batch_size for each in plan.configurations.values()} == {2}
+    edited = replace(plan, training=Training(epochs=7))
+    write(out, edited)
+    explanation.unlink()
+    assert run(fingerprint, out, explanation, wishes, meter) == edited
+    assert "batch 2" in explanation.read_text()
+    assert not out.with_name("plan.previous.json").exists()
+
+
+def test_an_import_says_what_autoseg_would_plan_otherwise(build_dataset, build_fingerprint, out):
+    fingerprint = build_fingerprint(build_dataset(num_cases=100), shapes=((60, 512, 512),), spacing_mm=(5.0, 0.8, 0.8))
+    content = to_nnunet(make_plan(fingerprint), dataset_name="D", plans_name="p", file_ending=".nii.gz")
+    del content["configurations"]["2d"]
+    content["configurations"]["3d_fullres"]["batch_size"] = 3
+    adopt(fingerprint, out, out.with_suffix(".md"), json.loads(json.dumps(content)), "theirs.json")
+    told = out.with_suffix(".md").read_text().splitlines()
+    assert "- 2d: autoseg would plan it" in told
+    assert "- 3d_fullres.batch_size would be 2, is 3" in told
+    # The cascade inherits it.
+    assert len([line for line in told if line.startswith("- ")]) == 3
