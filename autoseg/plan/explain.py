@@ -5,11 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from autoseg.artifacts.fingerprint import Fingerprint
-from autoseg.artifacts.plan import Plan
 from autoseg.plan import network_reasons as network
 from autoseg.plan import reasons
 from autoseg.plan.decide import Decisions
-from autoseg.plan.reasons import Choice, by, in_mm
+from autoseg.plan.reasons import Choice, axis_names, by, in_mm
 
 SOURCES = (
     "nnU-Net: Isensee et al., Nature Methods 18, 203-211 (2021), online methods, as implemented in release 2.8.1. "
@@ -30,7 +29,7 @@ def explain(fingerprint: Fingerprint, decisions: Decisions) -> str:
     str
         Markdown that is readable as it stands.
     """
-    lines = ["# Why this plan", "", *_dataset(fingerprint), "", *_short(decisions.plan), "", SOURCES]
+    lines = ["# Why this plan", "", *_dataset(fingerprint), "", *_short(decisions), "", SOURCES]
     if decisions.fits:
         lines += [
             "",
@@ -51,7 +50,7 @@ def choices(fingerprint: Fingerprint, decisions: Decisions) -> Iterator[Choice]:
     yield reasons.axis_order(geometry.grid)
     yield reasons.preset(decisions)
     yield reasons.normalization(fingerprint, plan)
-    yield reasons.resampling(plan)
+    yield reasons.resampling(fingerprint, plan, geometry.grid)
     yield reasons.mirroring(plan, geometry.grid)
     yield from network.network("2d", geometry.flat, decisions)
     if geometry.full is None or geometry.coarsening is None:
@@ -81,9 +80,11 @@ def _dataset(fingerprint: Fingerprint) -> list[str]:
     return lines
 
 
-def _short(plan: Plan) -> list[str]:
+def _short(decisions: Decisions) -> list[str]:
     """The outcome, before the reasons."""
+    plan, grid = decisions.plan, decisions.geometry.grid
     return [
-        f"- {name}: {in_mm(each.spacing)}, patch {by(each.patch_size)}, batch {each.batch_size}, {each.n_stages} stages"
+        f"- {name} ({' x '.join(axis_names(grid, len(each.patch_size)))}): {in_mm(each.spacing)}, patch "
+        f"{by(each.patch_size)}, batch {each.batch_size}, {each.n_stages} stages"
         for name, each in plan.configurations.items()
     ]

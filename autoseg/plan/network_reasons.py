@@ -29,6 +29,8 @@ def _patch(name: str, choice: PatchChoice, planned: Configuration, decisions: De
     limit = choice.budget * reference / least
     first, last = choice.steps[0], choice.steps[-1]
     edge_mm = (START_VOXELS[d] * prod(planned.spacing)) ** (1 / d)
+    cube = f"{round(START_VOXELS[d] ** (1 / d))}^{d}"
+    axes = " x ".join(axis_names(decisions.geometry.grid, d))
     divisors = topology(choice.start, planned.spacing).divisors
     median = planned.median_image_size_in_voxels
     shares = [edge / size for edge, size in zip(last.patch, median, strict=True)]
@@ -40,17 +42,18 @@ def _patch(name: str, choice: PatchChoice, planned: Configuration, decisions: De
     stuck = "" if last.memory_proxy <= limit else "; no axis can shrink further"
     return Choice(
         f"{name}: patch",
-        "the median image, or as much of it as fits: the patch shrinks along the axis where it covers most of the "
-        f"image until a batch of {least} fits the memory target. The estimate counts the outputs of all "
-        "convolutions, voxels x features; edges are multiples of what the network divides them by, which is worked "
-        "out anew with each step.",
+        f"the median image, but no more than {cube} voxels of equal edges in mm, or as much of it as fits: the patch "
+        "shrinks along the axis where it covers most of the image (the last of equals) until a batch of "
+        f"{least} fits the memory target. The estimate counts the outputs of all convolutions, voxels x features; "
+        "edges are multiples of what the network divides them by, which is worked out anew with each step.",
         (
-            f"median image {by(median)} voxels at {in_mm(planned.spacing)}",
-            f"start: edges of {edge_mm:.4g} mm, which make {round(START_VOXELS[d] ** (1 / d))}^{d} voxels, clipped "
-            f"to the median image: {by(choice.start)}; rounded up to multiples of {by(divisors)}: {by(first.patch)}",
-            f"limit for a patch: {_millions(limit)}, the published reference for {decisions.plan.gpu_memory_gb:g} GB: "
-            f"{_millions(choice.budget)} for a batch of {reference}"
-            + ("" if least == reference else f", here for one of {least}"),
+            f"median image {by(median)} voxels at {in_mm(planned.spacing)} ({axes})",
+            f"start: edges of {edge_mm:.4g} mm, which make {cube} voxels, clipped to the median image: "
+            f"{by(choice.start)}; rounded up to multiples of {by(divisors)}, as this size is divided: "
+            f"{by(first.patch)}",
+            f"limit for a patch: {_millions(limit)}; the published reference for {decisions.plan.gpu_memory_gb:g} "
+            f"GB is {_millions(choice.budget)} a patch in a batch of {reference}"
+            + ("" if least == reference else f", which is {_millions(limit)} a patch in one of {least}"),
         ),
         (
             f"{by(last.patch)}: estimate {_millions(last.memory_proxy)}, {_share(last.memory_proxy / limit)}{stuck}",
@@ -73,7 +76,8 @@ def _batch(name: str, choice: PatchChoice, decisions: Decisions) -> Choice:
     if name == "3d_lowres" and coarsening is not None:
         dataset_voxels, where = dataset_voxels / coarsening.voxel_ratio, " at this spacing"
     memory, cap, chosen = choice.affordable_batch, choice.capped_batch, choice.batch_size
-    in_batch = choice.budget * REFERENCE_BATCH[len(choice.topology.patch)]
+    reference = REFERENCE_BATCH[len(choice.topology.patch)]
+    in_batch = choice.budget * reference
     if min(memory, cap) < chosen:
         why = "the least there is"
     elif memory == cap:
@@ -82,13 +86,13 @@ def _batch(name: str, choice: PatchChoice, decisions: Decisions) -> Choice:
         why = "as many as memory allows" if memory < cap else "as many as the dataset allows"
     return Choice(
         f"{name}: batch size",
-        f"as many patches as memory allows, but not more than {share:g} % of the dataset's voxels, both rounded, "
-        "and at least 2.",
+        f"as many patches as memory allows, but not more than {share:g} % of the dataset's voxels, both rounded "
+        "to the nearest, and at least 2.",
         (
-            f"memory allows {memory}: {_millions(in_batch)} for a batch over {_millions(choice.memory_proxy)} a "
-            f"patch = {in_batch / choice.memory_proxy:.2f}",
-            f"the dataset allows {cap}: {share:g} % of its {dataset_voxels:,.0f} voxels{where} over {patch_voxels:,} a "
-            f"patch = {dataset_voxels * share / 100 / patch_voxels:.2f}",
+            f"memory allows {memory}: {_millions(in_batch)} for a batch ({reference} x {_millions(choice.budget)}) "
+            f"over {_millions(choice.memory_proxy)} a patch = {in_batch / choice.memory_proxy:.2f}",
+            f"the dataset allows {cap}: {share:g} % of {dataset_voxels:,.0f} voxels (cases x median image{where}) over "
+            f"{patch_voxels:,} a patch = {dataset_voxels * share / 100 / patch_voxels:.2f}",
         ),
         (f"{chosen}, {why}",),
         tuple(
@@ -225,7 +229,10 @@ def memory(decisions: Decisions) -> Choice:
         "Memory of a training step",
         "counted from the network, tensor by tensor, in mixed precision on a GPU. The choices above go by the "
         "published estimate instead, so that plans are those of nnU-Net; what it leaves unused stays unused.",
-        (f"memory target {plan.gpu_memory_gb:g} GB, in the unit of the estimate",),
+        (
+            f"memory target {plan.gpu_memory_gb:g} GB, in the unit of the estimate; a card needs what stands below, "
+            "and some hundred MiB more",
+        ),
         tuple(chose),
         (),
         source(OURS, "memory"),

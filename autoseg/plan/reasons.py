@@ -85,12 +85,12 @@ def spacing(fingerprint: Fingerprint, grid: Grid, *, given: bool) -> Choice:
     others = [axis for axis in range(3) if axis != worst]
     next_coarsest, next_shortest = max(typical[a] for a in others), min(size[a] for a in others)
     coarse, short = typical[worst] > ANISOTROPY * next_coarsest, size[worst] * ANISOTROPY < next_shortest
-    tie = "; of axes as coarse the first counts" if typical[worst] == next_coarsest else ""
+    tie = " (of equals the first axis counts)" if typical[worst] == next_coarsest else ""
     saw += [
         f"the coarsest axis is {AXES[worst]} with {typical[worst]:.4g} mm{tie}: "
         f"{'more' if coarse else 'not more'} than 3 times the next, {next_coarsest:.4g} mm",
         f"along it there are {size[worst]:g} voxels: {'less' if short else 'not less'} than a third of the "
-        f"next shortest axis, {next_shortest:g}",
+        f"shortest of the others, {next_shortest:g}",
     ]
     tenth = np.percentile(spacings[:, worst], 10)
     if coarse and short:
@@ -107,6 +107,8 @@ def spacing(fingerprint: Fingerprint, grid: Grid, *, given: bool) -> Choice:
             f"the 10th percentile along {AXES[worst]}, {tenth:.4g} mm: it is for an axis both coarse and short, "
             f"and this one is {'only short' if short else 'only coarse' if coarse else 'neither'}"
         )
+    if tenth == typical[worst]:
+        rejected += "; here it would be the same"
     return Choice(
         "Target spacing",
         "the median spacing of the cases, but the 10th percentile along an axis that is more than three times coarser "
@@ -209,21 +211,18 @@ def _scaled(scheme: NormalizationScheme, statistics: IntensityStatistics) -> str
     return told[scheme]
 
 
-def resampling(plan: Plan) -> Choice:
+def resampling(fingerprint: Fingerprint, plan: Plan, grid: Grid) -> Choice:
     """Why cases are resampled in this way."""
     first = next(iter(plan.configurations.values())).resampling
-    typical = plan.original_median_spacing
-    apart = separate_axis(typical, typical, first.force_separate_z)
+    target = tuple(grid.spacing[axis] for axis in grid.backward)
+    spacings = [case.geometry.spacing_mm for case in fingerprint.cases]
+    apart = sum(separate_axis(each, target, first.force_separate_z) is not None for each in spacings)
     names = ("nearest", "linear", "quadratic", "cubic")
     return Choice(
         "Resampling",
         "images by cubic splines, labels and logits linearly. Where an axis is more than three times coarser than "
         "another, slices are copied across it; that is decided case by case.",
-        (
-            f"median spacing of the cases {in_mm(typical)}: there "
-            f"{'no axis is' if apart is None else f'axis {AXES[plan.transpose_forward[apart]]} would be'} treated "
-            "apart",
-        ),
+        (f"{apart} of {len(spacings)} cases have such an axis, by their own spacing or that of the target",),
         (
             f"images {names[first.data_order]}, across thick slices {names[first.data_order_z]}",
             f"labels {names[first.label_order]}, across thick slices {names[first.label_order_z]}; logits "
