@@ -220,7 +220,7 @@ def plan(
     Reads RAW (nnU-Net or Medical Decathlon layout, or --images and --labels), or a --fingerprint. Writes
     dataset.json, fingerprint.json, plan.json and plan.md into the workspace.
     """
-    from autoseg import console, pipeline
+    from autoseg import console, planning
     from autoseg.artifacts.base import read
     from autoseg.artifacts.fingerprint import Fingerprint
     from autoseg.datasets.layouts import find_dataset
@@ -242,12 +242,12 @@ def plan(
     wishes = Wishes(preset=preset, gpu_memory_gb=gpu_memory_gb, spacing=spacing, measure_on=device if measure else None)
     space = Workspace(workspace)
     if fingerprint is not None:
-        made = pipeline.plan_fingerprint(fingerprint, space, description=dataset, wishes=wishes, imported=read_nnunet)
+        made = planning.plan_fingerprint(fingerprint, space, description=dataset, wishes=wishes, imported=read_nnunet)
     else:
         found = find_dataset(
             raw, images=images, labels=labels, channels=_names(channels), label_names=_names(label_names)
         )
-        made = pipeline.plan(found, space, raw=folders, jobs=_count(jobs), wishes=wishes, imported=read_nnunet)
+        made = planning.plan(found, space, raw=folders, jobs=_count(jobs), wishes=wishes, imported=read_nnunet)
     if explain:
         click.echo(space.explanation.read_text(encoding="utf-8"))
     for line in console.plan_lines(made):
@@ -255,7 +255,7 @@ def plan(
     click.echo(f"{len(read(space.fingerprint, Fingerprint).cases)} cases -> {space.plan}")
     if write_nnunet is not None:
         inputs = (fingerprint, dataset, read_nnunet)
-        pipeline.export_nnunet(made, space, write_nnunet, raw=raw, description=dataset, inputs=inputs)
+        planning.export_nnunet(made, space, write_nnunet, raw=raw, description=dataset, inputs=inputs)
         click.echo(f"-> {write_nnunet}")
 
 

@@ -3,6 +3,8 @@
     raw folder -> dataset.json -> fingerprint.json -> plan.json -> preprocessed/ -> models/ -> predictions
                                                                               -> evaluation -> comparison
 
+The first two steps stand in planning.py, which knows every way to a plan; the others here.
+
 Stages don't know each other; what one needs of another is passed on here. Stage modules are imported where they
 are used, so that planning never waits for torch.
 """
@@ -11,16 +13,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from autoseg.artifacts.base import NewerSchemaError, check_writable, digest, read, read_json, write
+from autoseg.artifacts.base import digest, read
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.evaluation import Evaluation
-from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.labels import untrainable
 from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.overlay import overlay
-from autoseg.artifacts.plan import Configuration, Plan
+from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.stamp import case_stamp
 from autoseg.errors import ArtifactError, SettingError, nearest
@@ -29,7 +30,6 @@ from autoseg.layout import FoldFolder, Workspace
 if TYPE_CHECKING:
     import torch
 
-    from autoseg.plan.decide import Meter, Wishes
     from autoseg.predict.models import LoadedModel
     from autoseg.predict.stage import Options, Volume
     from autoseg.train.sampling import TrainingCase
@@ -37,218 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PREFERRED = ("3d_fullres", "2d")
 SMALL_BYTES = 2**20
-USUAL_ENDING, PICTURE_ENDING = ".nii.gz", ".png"
-# Of a device's free memory; the rest is for what allocators and drivers hold back.
-MEASURED_SHARE = 0.9
-
-
-def plan(
-    dataset: Dataset,
-    workspace: Workspace,
-    *,
-    raw: Sequence[Path],
-    jobs: int,
-    wishes: "Wishes | None" = None,
-    imported: Path | None = None,
-) -> Plan:
-    """1 and 2: dataset -> fingerprint.json -> plan.json.
-
-    Parameters
-    ----------
-    raw : sequence of Path
-        The folders the user named; none of them may be the workspace.
-    wishes : Wishes, optional
-        Preset, memory target, spacing and measuring, where they are not the usual ones.
-    imported : Path, optional
-        An nnUNetPlans.json that takes the place of the planner.
-
-    Raises
-    ------
-    SettingError
-        The workspace is a folder the user named, or holds a dataset.json that autoseg did not write.
-    ArtifactError
-        It can't be written; or what is imported is no plan of nnU-Net's.
-    """
-    from autoseg.fingerprint import stage
-
-    if workspace.root.resolve() in {folder.resolve() for folder in raw}:
-        raise SettingError(
-            "the workspace may not be a folder of the dataset",
-            where=str(workspace.root),
-            hint="choose another folder with -w",
-        )
-    _check_ours(workspace.dataset)
-    check_writable(workspace.root)
-    # A file that can't be read and a device that is not there are told before every case is measured.
-    foreign = read_json(imported) if imported else None
-    meter = _meter(wishes)
-    fingerprint = stage.run(dataset, workspace.fingerprint, jobs=jobs)
-    made = _plan(fingerprint, workspace, wishes, meter, foreign, imported)
-    write(workspace.dataset, dataset)
-    return made
-
-
-def plan_fingerprint(
-    file: Path,
-    workspace: Workspace,
-    *,
-    description: Path | None = None,
-    wishes: "Wishes | None" = None,
-    imported: Path | None = None,
-) -> Plan:
-    """2: a fingerprint made elsewhere -> plan.json; there are no cases to train on.
-
-    Parameters
-    ----------
-    file, description : Path
-        As `autoseg.fingerprint.nnunet.read_fingerprint`.
-
-    Raises
-    ------
-    SettingError
-        The workspace belongs to a dataset.
-    DatasetError
-        The fingerprint can't be used.
-    ArtifactError
-        As `plan`.
-    """
-    from autoseg.fingerprint.nnunet import read_fingerprint
-
-    _check_ours(workspace.dataset)
-    if workspace.dataset.exists():
-        raise SettingError(
-            "the workspace belongs to a dataset, whose fingerprint would be replaced",
-            where=str(workspace.dataset),
-            hint="choose another folder with -w",
-        )
-    if description is not None and file.resolve() == workspace.fingerprint.resolve():
-        raise SettingError(
-            "nnU-Net's fingerprint stands where the workspace's own would be written",
-            where=str(file),
-            hint="choose another folder with -w",
-        )
-    check_writable(workspace.root)
-    fingerprint = read_fingerprint(file, description)
-    foreign = read_json(imported) if imported else None
-    made = _plan(fingerprint, workspace, wishes, _meter(wishes), foreign, imported)
-    write(workspace.fingerprint, fingerprint)
-    return made
-
-
-def _plan(
-    fingerprint: Fingerprint,
-    workspace: Workspace,
-    wishes: "Wishes | None",
-    meter: "Meter | None",
-    foreign: dict[str, Any] | None,
-    where: Path | None,
-) -> Plan:
-    from autoseg.plan import stage
-    from autoseg.plan.decide import USUAL
-
-    if foreign is not None:
-        return stage.adopt(fingerprint, workspace.plan, workspace.explanation, foreign, str(where))
-    return stage.run(fingerprint, workspace.plan, workspace.explanation, wishes or USUAL, meter)
-
-
-def _meter(wishes: "Wishes | None") -> "Meter | None":
-    """What training steps are measured with: most of what is free, and not more than the user's target.
-
-    Raises
-    ------
-    SettingError
-        There is no such device, or its memory can't be told.
-    """
-    if wishes is None or wishes.measure_on is None:
-        return None
-    from autoseg.networks.device import choose_device
-    from autoseg.plan.decide import Meter
-    from autoseg.train.measure import free_bytes, step_bytes
-
-    device = choose_device(wishes.measure_on)
-    limit = int(MEASURED_SHARE * free_bytes(device))
-    if wishes.gpu_memory_gb is not None:
-        limit = min(limit, int(wishes.gpu_memory_gb * 2**30))
-
-    def measure(plan: Plan, configuration: Configuration) -> tuple[int, bool]:
-        # A single region still gets two classes here: the loss of one class has no gradient.
-        classes = max(2, plan.num_classes)
-        return step_bytes(configuration, plan.num_inputs(configuration), classes, device, limit)
-
-    return Meter(str(device), limit, measure)
-
-
-def export_nnunet(
-    plan: Plan,
-    workspace: Workspace,
-    out: Path,
-    *,
-    raw: Path | None = None,
-    description: Path | None = None,
-    inputs: Sequence[Path | None] = (),
-) -> None:
-    """Write a plan as an nnUNetPlans.json.
-
-    Parameters
-    ----------
-    out : Path
-        Its name without the ending is the plans' name in nnU-Net. A file that is there is set aside.
-    raw : Path, optional
-        The dataset's folder; its name counts where `out` does not lie in a dataset's folder of nnU-Net's.
-    description : Path, optional
-        nnU-Net's dataset.json, which says how image files end where the workspace has no cases.
-    inputs : sequence of Path or None
-        Files that were read, and are not to be replaced.
-
-    Raises
-    ------
-    SettingError
-        The file belongs to the workspace, or is one of the inputs.
-    ArtifactError
-        It can't be written.
-    """
-    from autoseg.images.endings import file_ending
-    from autoseg.plan import stage
-    from autoseg.plan.nnunet import dataset_name
-
-    ours = (workspace.dataset, workspace.fingerprint, workspace.plan, workspace.explanation, workspace.splits)
-    if out.resolve() in {file.resolve() for file in (*ours, *inputs) if file is not None}:
-        raise SettingError(
-            "nnU-Net's plans would replace a file that is needed",
-            where=f"--write-nnunet {out}",
-            hint="choose another name, e.g. nnUNetPlans.json",
-        )
-    stated = None
-    if workspace.dataset.exists():
-        stated = file_ending(read(workspace.dataset, Dataset).cases[0].images[0])
-    elif description is not None:
-        stated = read_json(description).get("file_ending")
-    elif not any(case.geometry.has_spacing for case in read(workspace.fingerprint, Fingerprint).cases):
-        stated = PICTURE_ENDING
-    ending = stated if isinstance(stated, str) else USUAL_ENDING
-    stage.export(plan, out, dataset_name=dataset_name(out, raw), file_ending=ending)
-
-
-def _check_ours(file: Path) -> None:
-    """Refuse to write over a dataset.json that describes somebody's raw data.
-
-    Raises
-    ------
-    SettingError
-        It does.
-    """
-    try:
-        if file.exists():
-            read(file, Dataset)
-    except NewerSchemaError:
-        raise
-    except ArtifactError as error:
-        raise SettingError(
-            "the workspace holds a dataset.json that autoseg did not write, or that was damaged",
-            where=str(file),
-            found=error.what,
-            hint="choose another folder with -w, or remove the file",
-        ) from error
 
 
 def open_workspace(workspace: Workspace, settings: Sequence[str] = ()) -> tuple[Dataset, Plan]:
@@ -454,7 +242,7 @@ def _label_ending(case: Case) -> str:
     """Ending of a case's predicted label map: that of its image, or of what labels are kept in beside it."""
     from autoseg.images.endings import file_ending, label_ending
 
-    return label_ending(file_ending(case.images[0]) or USUAL_ENDING)
+    return label_ending(file_ending(case.images[0]) or ".nii.gz")
 
 
 def predict(

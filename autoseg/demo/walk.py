@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from autoseg import console, pipeline
+from autoseg import console, pipeline, planning
 from autoseg.datasets.layouts import find_dataset
 from autoseg.demo.phantom import write_phantoms
 from autoseg.demo.picture import overlay_picture
@@ -60,7 +60,7 @@ def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterat
     yield f"1. {NUM_TRAINING} scans with known truth to train on, {NUM_TEST} to test on -> {raw}"
 
     dataset = find_dataset(raw)
-    plan = pipeline.plan(dataset, workspace, raw=[raw], jobs=jobs)
+    plan = planning.plan(dataset, workspace, raw=[raw], jobs=jobs)
     yield "2. the plan:"
     yield from (f"   {line}" for line in console.plan_lines(plan))
     yield f"   changed for the demo: {', '.join(SETTINGS)}"

@@ -158,29 +158,9 @@ def decide(fingerprint: Fingerprint, wishes: Wishes = USUAL) -> Decisions:
     )
 
 
-def _measure(meter: Meter, plan: Plan, name: str, candidate: Configuration) -> tuple[int, bool]:
-    """A step's bytes; each may take a minute, so it is said."""
-    needed, measured = meter.step_bytes(plan, candidate)
-    log.info(
-        "%s, batch %d of %s: %.2f GiB %s, %.2f allowed",
-        name,
-        candidate.batch_size,
-        "x".join(map(str, candidate.patch_size)),
-        needed / 2**30,
-        "measured" if measured else "foreseen",
-        meter.limit_bytes / 2**30,
-    )
-    return needed, measured
-
-
 def make_plan(fingerprint: Fingerprint, wishes: Wishes = USUAL) -> Plan:
     """The plan alone."""
     return decide(fingerprint, wishes).plan
-
-
-def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:
-    z, y, x = values
-    return z, y, x
 
 
 def fit_to_device(decisions: Decisions, meter: Meter) -> Decisions:
@@ -204,3 +184,23 @@ def fit_to_device(decisions: Decisions, meter: Meter) -> Decisions:
     }
     corrected = replace(plan, configurations={name: made.configuration for name, made in fits.items()})
     return dataclasses.replace(decisions, plan=corrected, fits=fits, device_name=meter.device_name)
+
+
+def _measure(meter: Meter, plan: Plan, name: str, candidate: Configuration) -> tuple[int, bool]:
+    """A step's bytes; each may take a minute, so it is said."""
+    needed, measured = meter.step_bytes(plan, candidate)
+    log.info(
+        "%s, batch %d of %s: %.2f GiB %s, %.2f allowed",
+        name,
+        candidate.batch_size,
+        "x".join(map(str, candidate.patch_size)),
+        needed / 2**30,
+        "measured" if measured else "foreseen",
+        meter.limit_bytes / 2**30,
+    )
+    return needed, measured
+
+
+def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:
+    z, y, x = values
+    return z, y, x
