@@ -1,6 +1,6 @@
 """fingerprint.json: what the training cases measure; all that the planner needs to know."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -22,6 +22,9 @@ class IntensityStatistics(Record, frozen=True, kw_only=True):
     percentile_99_5: float
 
 
+LabelGrid = Literal["equal", "snapped", "resampled"]
+
+
 class CaseMeasure(Record, frozen=True, kw_only=True):
     """Grid of one case, before and after cropping to the box of non-zero voxels.
 
@@ -31,11 +34,18 @@ class CaseMeasure(Record, frozen=True, kw_only=True):
         As read.
     shape_after_crop : tuple of int, length 3
         (Z, Y, X).
+    label_voxels : dict of str to int
+        How many voxels of the file each foreground label has, by name; empty where the fingerprint is nnU-Net's.
+    label_grid : str
+        How the label's grid compares with the image's: ``equal``; ``snapped``, different by rounding alone; or
+        ``resampled`` onto it by the user's wish.
     """
 
     name: str
     geometry: Geometry
     shape_after_crop: tuple[AtLeastOne, AtLeastOne, AtLeastOne]
+    label_voxels: dict[Name, Annotated[int, msgspec.Meta(ge=0)]] = {}
+    label_grid: LabelGrid = "equal"
 
     @property
     def relative_size_after_crop(self) -> float:

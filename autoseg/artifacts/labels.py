@@ -12,9 +12,37 @@ Labels = dict[Name, Value | Region]
 BACKGROUND, IGNORE = "background", "ignore"
 
 
-def foreground(labels: Mapping[str, int]) -> dict[str, int]:
-    """Labels without the background, whatever it is called, in order of their values."""
-    return {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value != 0}
+def foreground(labels: Mapping[str, int | tuple[int, ...]]) -> dict[str, int | tuple[int, ...]]:
+    """The labels that are to be found, in the order of a network's outputs.
+
+    Parameters
+    ----------
+    labels : mapping of str to int or tuple of int
+
+    Returns
+    -------
+    dict of str to int or tuple of int
+        Without the background, whatever it is called, and without what is to be ignored. Regions keep the order in
+        which they are listed, which `regions_class_order` goes by; single values are in order of their size.
+    """
+    named = {name: value for name, value in labels.items() if value != 0 and name != IGNORE}
+    return named if has_regions(labels) else dict(sorted(named.items(), key=lambda item: values_of(item[1])))
+
+
+def values_of(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The values in a label map that a label stands for."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def all_values(labels: Mapping[str, int | tuple[int, ...]]) -> tuple[int, ...]:
+    """Every value that may occur in a label map, each once, ascending."""
+    return tuple(sorted({each for value in labels.values() for each in values_of(value)}))
+
+
+def ignored(labels: Mapping[str, int | tuple[int, ...]]) -> int | None:
+    """The value of what is not annotated, where there is one."""
+    value = labels.get(IGNORE)
+    return value if isinstance(value, int) else None
 
 
 def has_regions(labels: Mapping[str, int | tuple[int, ...]]) -> bool:
@@ -30,18 +58,14 @@ def count_outputs(labels: Mapping[str, int | tuple[int, ...]]) -> int:
 
 def count_foreground(labels: Mapping[str, int | tuple[int, ...]]) -> int:
     """Values other than the background's and the one to be ignored, however many regions share them."""
-    return len({each for name, value in labels.items() if name != IGNORE for each in _values(value)} - {0})
-
-
-def _values(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (value,)
+    return len({each for name, value in labels.items() if name != IGNORE for each in values_of(value)} - {0})
 
 
 def fault(labels: Mapping[str, int | tuple[int, ...]], regions_class_order: tuple[int, ...]) -> str | None:
     """What is wrong with labels, in words; None where nothing is."""
     if labels.get(BACKGROUND) != 0:
         return "labels needs background: 0"
-    sets = {name: _values(value) for name, value in labels.items()}
+    sets = {name: values_of(value) for name, value in labels.items()}
     values = sorted({value for each in sets.values() for value in each})
     if values != list(range(len(values))):
         return "labels needs values that count on from 0 without a gap"
@@ -58,10 +82,3 @@ def fault(labels: Mapping[str, int | tuple[int, ...]], regions_class_order: tupl
     if len(regions_class_order) != count_outputs(labels):
         return f"regions_class_order needs a value for each of the {count_outputs(labels)} regions"
     return None
-
-
-def untrainable(labels: Mapping[str, int | tuple[int, ...]]) -> str | None:
-    """What of the labels can be planned, but not trained yet; None where all can."""
-    if has_regions(labels):
-        return "regions"
-    return "an ignore label" if IGNORE in labels else None

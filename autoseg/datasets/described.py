@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.artifacts.dataset import Case, Naming
-from autoseg.artifacts.labels import IGNORE, Labels
+from autoseg.artifacts.labels import Labels
 from autoseg.datasets.folders import check_channels, check_partners, group_channels
 from autoseg.datasets.found import Found, checked_folder, readable_files, stored_path
 from autoseg.datasets.pairing import Cut, closest, commonest_ending, find_cut, stem, stems_of
@@ -39,7 +39,7 @@ def described_channels(description: Description, where: str) -> tuple[str, ...] 
     return None
 
 
-def described_label_sets(description: Description, where: str) -> Labels | None:
+def described_labels(description: Description, where: str) -> Labels | None:
     """Label names to values, or for a region to several, also from the older ``{"0": "background"}``.
 
     Returns
@@ -73,29 +73,23 @@ def described_label_sets(description: Description, where: str) -> Labels | None:
     return found
 
 
-def described_labels(description: Description, where: str) -> dict[str, int] | None:
-    """Label names to single values; None when there are none.
+def described_class_order(description: Description, where: str) -> tuple[int, ...]:
+    """``regions_class_order``: the value written for each region; empty when there is none.
 
     Raises
     ------
     DatasetError
-        Regions or an ignore label, which autoseg can't train yet; or a value that is no whole number.
+        It is no list of whole numbers.
     """
-    sets = described_label_sets(description, where)
-    if sets is None:
-        return None
-    found: dict[str, int] = {}
-    for name, value in sets.items():
-        if isinstance(value, tuple) or name == IGNORE:
-            raise DatasetError(
-                f"{'an ignore label' if name == IGNORE else 'regions'} can be planned, but not trained or scored yet",
-                where=f"{where}, labels.{name}",
-                found=value,
-                allowed="one whole number for each label",
-                hint="give each label of the files its own name; to plan alone, autoseg plan --fingerprint FILE",
-            )
-        found[name] = value
-    return found
+    order = description.get("regions_class_order") or []
+    if not isinstance(order, list) or any(isinstance(each, bool) or not isinstance(each, int) for each in order):
+        raise DatasetError(
+            "the order of the regions is no list of label values",
+            where=f"{where}, regions_class_order",
+            found=order,
+            allowed="a label value for each region, in the order of labels: [1, 2, 3]",
+        )
+    return tuple(order)
 
 
 def described_count(description: Description) -> int | None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from autoseg.artifacts.base import read_json
 from autoseg.artifacts.dataset import Case, Dataset, Naming
+from autoseg.artifacts.labels import Labels
 from autoseg.datasets import described
 from autoseg.datasets.folders import find_folders, find_pairs
 from autoseg.datasets.found import Found, checked_folder, readable_files, some
-from autoseg.datasets.names import channel_names, label_values, with_background
+from autoseg.datasets.names import channel_names, checked_labels, label_values
 from autoseg.datasets.pairing import closest, stem
 from autoseg.errors import DatasetError
 from autoseg.images.endings import KINDS, file_ending
@@ -54,7 +55,8 @@ def find_dataset(
     """
     command = _command(raw, images, labels)
     stated_channels = tuple(channels) if channels else None
-    described_labels: dict[str, int] | None = None
+    stated_labels: Labels | None = None
+    class_order: tuple[int, ...] = ()
     count: int | None = None
     if images is not None or labels is not None:
         if images is None or labels is None:
@@ -77,17 +79,18 @@ def find_dataset(
         if file.is_file():
             description = read_json(file)
             stated_channels = stated_channels or described.described_channels(description, str(file))
-            described_labels = described.described_labels(description, str(file))
+            stated_labels = described.described_labels(description, str(file))
+            class_order = described.described_class_order(description, str(file))
             count = described.described_count(description)
             found = _find_described(root, description, stated_channels)
         else:
             found = find_pairs(*find_folders(root), root)
     # Before the labels, which may take minutes to read.
     names = channel_names(found, root, stated_channels, command)
-    if described_labels is not None and not label_names:
-        values = with_background(described_labels, f"{root / 'dataset.json'}, labels")
+    if stated_labels is not None and not label_names:
+        values = checked_labels(stated_labels, class_order, f"{root / 'dataset.json'}, labels")
     else:
-        values = label_values(found, root, label_names or None)
+        values, class_order = label_values(found, root, label_names or None), ()
     if count is not None and count != len(found.cases):
         log.warning(
             "dataset.json says numTraining = %d, but there are %d cases; the plan's batch size goes by numTraining",
@@ -98,6 +101,7 @@ def find_dataset(
         root=root.as_posix(),
         channel_names=names,
         labels=values,
+        regions_class_order=class_order,
         naming=found.naming,
         cases=found.cases,
         num_training=count or len(found.cases),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoseg.artifacts.labels import BACKGROUND, IGNORE, foreground
+from autoseg.artifacts.labels import BACKGROUND, IGNORE, Labels, fault, foreground, has_regions
 from autoseg.datasets.found import Found
 from autoseg.errors import DatasetError
 from autoseg.images.endings import KINDS, file_ending
@@ -53,7 +53,7 @@ def channel_names(found: Found, root: Path, stated: tuple[str, ...] | None, comm
     raise _unnamed(image, count, command, f"case {first.name}, {first.images[0]}")
 
 
-def label_values(found: Found, root: Path, names: Sequence[str] | None) -> dict[str, int]:
+def label_values(found: Found, root: Path, names: Sequence[str] | None) -> Labels:
     """Label names to values; without names every label file is read to see which values there are.
 
     Parameters
@@ -78,7 +78,7 @@ def label_values(found: Found, root: Path, names: Sequence[str] | None) -> dict[
                 found=", ".join(names) or "none",
                 allowed="different names, in order of the label values, without the background; ignore is none",
             )
-        return {"background": 0} | {name: value for value, name in enumerate(names, start=1)}
+        return {BACKGROUND: 0, **{name: value for value, name in enumerate(names, start=1)}}
     values: dict[int, str] = {}
     for case in found.cases:
         if case.label is not None:
@@ -90,26 +90,36 @@ def label_values(found: Found, root: Path, names: Sequence[str] | None) -> dict[
             "the labels hold nothing but background", where=f"all {len(found.cases)} label files", found="only 0"
         )
     check_consecutive(present, f"the label files; {present[-1]} is in case {values[present[-1]]}")
-    return {"background": 0} | {f"label_{value}": value for value in present}
+    return {BACKGROUND: 0, **{f"label_{value}": value for value in present}}
 
 
-def with_background(labels: dict[str, int], where: str) -> dict[str, int]:
+def checked_labels(labels: Labels, regions_class_order: tuple[int, ...], where: str) -> Labels:
     """Labels as stated, with the name of value 0 set to ``background``.
 
     Raises
     ------
     DatasetError
-        Two labels share a value, values leave a gap, or there is only background.
+        Two labels share a value, values leave a gap, there is only background, ``ignore`` is not the highest value,
+        or there are regions and no value to write for each of them.
     """
-    if len(set(labels.values())) < len(labels):
-        raise DatasetError("two labels have the same value", where=where, found=labels)
-    named = foreground(labels)
-    if "background" in named:
-        raise DatasetError("the background must be 0", where=where, found=named["background"])
-    if not named:
+    named = {name: value for name, value in labels.items() if value != 0}
+    if not foreground(named):
         raise DatasetError("there is no label but the background", where=where, found=labels)
-    check_consecutive(list(named.values()), where)
-    return {"background": 0} | named
+    if BACKGROUND in named:
+        raise DatasetError("the background must be 0", where=where, found=named[BACKGROUND])
+    if not has_regions(named):
+        named = dict(sorted(named.items(), key=lambda item: str(item[1]).zfill(5)))
+    checked: Labels = {BACKGROUND: 0, **named}
+    wrong = fault(checked, regions_class_order)
+    if wrong is not None:
+        raise DatasetError(
+            "the labels contradict each other",
+            where=where,
+            found=f"{wrong}: {labels}",
+            allowed="0 for the background, then 1, 2, 3, ... without a gap; ignore last",
+            hint='for regions also "regions_class_order": the value to write for each of them',
+        )
+    return checked
 
 
 def check_consecutive(values: list[int], where: str) -> None:

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from autoseg.artifacts.base import read_json
-from autoseg.artifacts.labels import foreground
+from autoseg.artifacts.labels import Labels, foreground
 from autoseg.datasets.described import described_labels
 from autoseg.errors import DatasetError
 
 
-def read_labels(file: Path) -> dict[str, int]:
+def read_labels(file: Path) -> Labels:
     """The foreground labels that a dataset.json states.
 
     Parameters

@@ -8,7 +8,7 @@ from autoseg.artifacts.base import decode, digest, explain, read_json
 from autoseg.artifacts.bounds import AtLeastOne, Positive
 from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint, IntensityStatistics
 from autoseg.artifacts.geometry import Geometry
-from autoseg.datasets.described import described_channels, described_count, described_label_sets
+from autoseg.datasets.described import described_channels, described_count, described_labels
 from autoseg.errors import DatasetError
 
 Triple = tuple[Positive, Positive, Positive]
@@ -72,7 +72,7 @@ def read_fingerprint(file: Path, description_file: Path | None) -> Fingerprint:
         )
     description = read_json(description_file)
     channels = described_channels(description, str(description_file))
-    labels = described_label_sets(description, str(description_file))
+    labels = described_labels(description, str(description_file))
     if channels is None or labels is None:
         raise DatasetError(
             "dataset.json does not name channels and labels",

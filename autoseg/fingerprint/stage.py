@@ -9,6 +9,7 @@ from autoseg.artifacts.base import digest, read_if_whole, write
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint
 from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.labels import all_values, values_of
 from autoseg.artifacts.stamp import case_stamp, largest_case
 from autoseg.datasets.load import read_case
 from autoseg.errors import DatasetError
@@ -59,7 +60,7 @@ def run(dataset: Dataset, out: Path, *, jobs: int) -> Fingerprint:
     fresh = _read_fresh(out, inputs)
     if fresh is not None:
         return fresh
-    values = tuple(dataset.labels.values())
+    values = all_values(dataset.labels)
     tasks = [Task(case, root, len(dataset.channel_names), values) for case in dataset.cases]
     at_once = min(jobs, len(tasks))
     if at_once > 1:
@@ -77,13 +78,14 @@ def run(dataset: Dataset, out: Path, *, jobs: int) -> Fingerprint:
             "no case has any labelled voxel",
             where=dataset.root,
             found=f"only background in {len(cases)} label files",
-            allowed=", ".join(f"{name} = {value}" for name, value in dataset.foreground.items()),
+            allowed=", ".join(f"{name} = {', '.join(map(str, values_of(value)))}" for name, value in dataset.foreground.items()),
             hint="check that the labels belong to these images and that their values are those of the dataset",
         )
     fingerprint = Fingerprint(
         inputs_sha256=inputs,
         channel_names=dataset.channel_names,
-        labels=dict(dataset.labels),
+        labels=dataset.labels,
+        regions_class_order=dataset.regions_class_order,
         num_training=dataset.num_training,
         cases=cases,
         median_relative_size_after_cropping=median(case.relative_size_after_crop for case in cases),
