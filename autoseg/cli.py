@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
+import msgspec
 
 from autoseg import __version__, log
+from autoseg.artifacts.dataset import Repair
 from autoseg.artifacts.plan import PresetName, WishedPreset
-from autoseg.errors import OUT_OF_MEMORY, AutosegError, is_out_of_memory
+from autoseg.errors import OUT_OF_MEMORY, AutosegError, DatasetError, is_out_of_memory
 from autoseg.layout import Workspace
 
 
@@ -107,6 +109,14 @@ def _settings(command: F) -> F:
     )(command)
 
 
+def _repair(command: F) -> F:
+    return click.option(
+        "--repair",
+        type=click.Choice(get_args(Repair)),
+        help="What to do where image and label lie on different grids; without, such a case is an error.",
+    )(command)
+
+
 def _count(jobs: int | None) -> int:
     from autoseg.machine import available_cpus
 
@@ -186,6 +196,8 @@ def main() -> None:
     callback=_spacing,
     help="Target spacing in mm, in the order of the arrays, in place of the one found.",
 )
+@_repair
+@click.option("--reject", is_flag=True, help="Leave out cases that can't be used; dataset.json says which and why.")
 @click.option("--explain", is_flag=True, help="Print why each choice was made (plan.md).")
 @click.option("--measure", is_flag=True, help="Do training steps, and make what does not fit the memory smaller.")
 @click.option("--fingerprint", type=EXISTING_FILE, help="Plan from a fingerprint, autoseg's or nnU-Net's.")
@@ -205,6 +217,8 @@ def plan(
     preset: WishedPreset,
     gpu_memory_gb: float | None,
     spacing: tuple[float, ...] | None,
+    repair: Repair | None,
+    reject: bool,
     explain: bool,
     measure: bool,
     fingerprint: Path | None,
@@ -247,16 +261,68 @@ def plan(
         found = find_dataset(
             raw, images=images, labels=labels, channels=_names(channels), label_names=_names(label_names)
         )
-        made = planning.plan(found, space, raw=folders, jobs=_count(jobs), wishes=wishes, imported=read_nnunet)
+        found = msgspec.structs.replace(found, repair=repair)
+        made = planning.plan(
+            found, space, raw=folders, jobs=_count(jobs), wishes=wishes, imported=read_nnunet, reject=reject
+        )
     if explain:
         click.echo(space.explanation.read_text(encoding="utf-8"))
-    for line in console.plan_lines(made):
+    measured = read(space.fingerprint, Fingerprint)
+    for line in (*console.plan_lines(made), *console.case_lines(measured)):
         click.echo(line)
-    click.echo(f"{len(read(space.fingerprint, Fingerprint).cases)} cases -> {space.plan}")
+    click.echo(f"{len(measured.cases)} cases -> {space.plan}")
     if write_nnunet is not None:
         inputs = (fingerprint, dataset, read_nnunet)
         planning.export_nnunet(made, space, write_nnunet, raw=raw, description=dataset, inputs=inputs)
         click.echo(f"-> {write_nnunet}")
+
+
+@main.command()
+@click.argument("raw", type=FOLDER, required=False)
+@click.option("--images", type=FOLDER, help="Folder of images, where RAW has no dataset.json.")
+@click.option("--labels", type=FOLDER, help="Folder of labels.")
+@click.option("--channels", metavar="NAMES", help="Channel names, e.g. CT,PET.")
+@click.option("--label-names", metavar="NAMES", help="Label names in order of their values.")
+@_repair
+@click.option("--json", "out", type=ANY_PATH, default=None, show_default="check.json", help="Where to write.")
+@_jobs
+@_common
+def check(
+    raw: Path | None,
+    images: Path | None,
+    labels: Path | None,
+    channels: str | None,
+    label_names: str | None,
+    repair: Repair | None,
+    out: Path | None,
+    jobs: int | None,
+) -> None:
+    """Look at every case of the dataset RAW, and tell what is wrong with which.
+
+    Reads RAW as `plan` does, every case of it. Prints a table and writes check.json into the current folder. Ends
+    with exit code 1 where a case can't be used.
+    """
+    from autoseg.artifacts.base import write
+    from autoseg.datasets.check import check as look
+    from autoseg.datasets.check import table
+    from autoseg.datasets.layouts import find_dataset
+
+    if (images is None) != (labels is None) or not (raw or images):
+        message = "give the dataset's folder RAW, or both --images and --labels"
+        raise click.UsageError(message)
+    found = find_dataset(raw, images=images, labels=labels, channels=_names(channels), label_names=_names(label_names))
+    report = look(msgspec.structs.replace(found, repair=repair), jobs=_count(jobs))
+    for line in table(report):
+        click.echo(line)
+    target = out or Path("check.json")
+    write(target, report)
+    click.echo(f"{len(report.cases)} cases, {report.num_problems} with a problem -> {target}")
+    if report.num_problems:
+        raise DatasetError(
+            f"{report.num_problems} of {len(report.cases)} cases can't be used",
+            where=str(target),
+            hint="mend the files, or let plan leave such cases out (--reject) or resample labels (--repair)",
+        )
 
 
 @main.command()

@@ -1,7 +1,10 @@
 """What commands print: artifacts -> lines for a person."""
 
 from autoseg.artifacts.evaluation import Evaluation
+from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Plan
+from autoseg.datasets.found import some
+from autoseg.datasets.remarks import case_remarks
 from autoseg.networks.cost import planned_step_memory
 from autoseg.plan.mirroring import names_sides
 
@@ -27,6 +30,15 @@ def plan_lines(plan: Plan) -> list[str]:
             "labels tell left from right: the left-right axis is not mirrored, in training or prediction "
             "(nnU-Net mirrors it)"
         )
+    return lines
+
+
+def case_lines(fingerprint: Fingerprint) -> list[str]:
+    """What a user should know about the cases."""
+    lines = case_remarks(fingerprint.cases)
+    if fingerprint.rejected:
+        names = list(fingerprint.rejected)
+        lines.append(f"{len(names)} cases are left out, as dataset.json says: {some(names)}")
     return lines
 
 

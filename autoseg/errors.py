@@ -54,6 +54,11 @@ class AutosegError(Exception):
                 lines.append(f"  {title + ':':<9}{part}")
         return "\n".join(lines)
 
+    @property
+    def in_one_line(self) -> str:
+        """What failed and what was found, for a table."""
+        return self.what if self.found is None else f"{self.what}: {self.found}"
+
 
 class DatasetError(AutosegError):
     """The user's images, labels or their description can't be used."""

@@ -78,6 +78,11 @@ class Workspace:
         return self.root / "fingerprint.json"
 
     @property
+    def check(self) -> Path:
+        """What a look at every case found."""
+        return self.root / "check.json"
+
+    @property
     def plan(self) -> Path:
         """Every choice made for it."""
         return self.root / "plan.json"

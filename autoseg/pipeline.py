@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg.artifacts.base import digest, read
-from autoseg.artifacts.dataset import Case, Dataset
+from autoseg.artifacts.dataset import Case, Dataset, Repair
 from autoseg.artifacts.evaluation import Evaluation
-from autoseg.artifacts.labels import untrainable
+from autoseg.artifacts.labels import all_values, ignored
 from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.overlay import overlay
 from autoseg.artifacts.plan import Plan
@@ -47,7 +47,7 @@ def open_workspace(workspace: Workspace, settings: Sequence[str] = ()) -> tuple[
     ArtifactError
         There is no plan here.
     SettingError
-        A setting can't be applied, or the labels can't be trained yet.
+        A setting can't be applied, or the plan's labels are not made of the dataset's values.
     """
     if workspace.plan.exists() and not workspace.dataset.exists():
         raise ArtifactError(
@@ -61,11 +61,16 @@ def open_workspace(workspace: Workspace, settings: Sequence[str] = ()) -> tuple[
             where=str(workspace.root),
             hint="autoseg plan RAW -w DIR makes one; -w DIR names it",
         )
-    plan = overlay(read(workspace.plan, Plan), settings)
-    what = untrainable(plan.labels)
-    if what is not None:
-        raise SettingError(f"{what} can be planned, but not trained yet", where=f"{workspace.plan}, labels")
-    return read(workspace.dataset, Dataset), plan
+    plan, dataset = overlay(read(workspace.plan, Plan), settings), read(workspace.dataset, Dataset)
+    if (all_values(plan.labels), ignored(plan.labels)) != (all_values(dataset.labels), ignored(dataset.labels)):
+        raise SettingError(
+            "the plan's labels are made of other values than the dataset's",
+            where=f"{workspace.plan}, labels",
+            found=plan.labels,
+            allowed=f"names and regions of the values {', '.join(map(str, all_values(dataset.labels)))}",
+            hint="state the labels in the dataset's description and plan again",
+        )
+    return dataset, plan
 
 
 def choose_configuration(plan: Plan, name: str | None) -> str:
@@ -232,8 +237,9 @@ def _validate(
     return evaluate(
         {name: folder.validation / files[name] for name in names},
         {name: root / (by_name[name].label or "") for name in names},
-        dataset.labels,
+        dataset.labels_in_files,
         folder.evaluation,
+        repair=dataset.repair,
         jobs=jobs,
     )
 
@@ -333,10 +339,11 @@ def _read_volume(case: Case, model: "LoadedModel") -> "Volume":
 def evaluate(
     predicted: Mapping[str, Path],
     reference: Mapping[str, Path],
-    labels: Mapping[str, int] | None,
+    labels: Mapping[str, int | tuple[int, ...]] | None,
     out: Path,
     *,
     tolerance_mm: float = 1.0,
+    repair: Repair | None = None,
     jobs: int,
 ) -> Evaluation:
     """6: label maps and their references -> evaluation.json."""
@@ -348,4 +355,4 @@ def evaluate(
     few = sum(file.stat().st_size for file in reference.values() if file.exists()) < SMALL_BYTES
     at_once = 1 if few else jobs_that_fit(min(jobs, len(reference)), stage.case_bytes(reference))
     with case_executor(at_once) as executor:
-        return stage.run(predicted, reference, labels, out, tolerance_mm=tolerance_mm, executor=executor)
+        return stage.run(predicted, reference, labels, out, tolerance_mm=tolerance_mm, repair=repair, executor=executor)

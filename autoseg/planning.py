@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoseg.artifacts.base import NewerSchemaError, check_writable, read, read_json, write
-from autoseg.artifacts.dataset import Dataset
+from autoseg.artifacts.dataset import Dataset, without
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.errors import ArtifactError, SettingError
@@ -27,6 +27,7 @@ def plan(
     jobs: int,
     wishes: "Wishes | None" = None,
     imported: Path | None = None,
+    reject: bool = False,
 ) -> Plan:
     """1 and 2: dataset -> fingerprint.json -> plan.json.
 
@@ -38,6 +39,8 @@ def plan(
         Preset, memory target, spacing and measuring, where they are not the usual ones.
     imported : Path, optional
         An nnUNetPlans.json that takes the place of the planner.
+    reject : bool
+        Leave out cases that can't be used.
 
     Raises
     ------
@@ -58,9 +61,9 @@ def plan(
     check_writable(workspace.root)
     # A file that can't be read and a device that is not there are told before every case is measured.
     foreign, meter = _foreign(imported), _meter(wishes)
-    fingerprint = stage.run(dataset, workspace.fingerprint, jobs=jobs)
+    fingerprint = stage.run(dataset, workspace.fingerprint, jobs=jobs, reject=reject)
     made = _plan(fingerprint, workspace, wishes, meter, foreign)
-    write(workspace.dataset, dataset)
+    write(workspace.dataset, without(dataset, fingerprint.rejected))
     return made
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from autoseg.artifacts.base import Artifact, Record
-from autoseg.artifacts.labels import Labels, Name, Value, all_values, fault, foreground
+from autoseg.artifacts.labels import Labels, Name, Value, all_values, fault, foreground, in_files
 
 
 class Case(Record, frozen=True, kw_only=True):
@@ -90,7 +90,7 @@ class Dataset(Artifact, frozen=True, kw_only=True):
     cases: Annotated[tuple[Case, ...], msgspec.Meta(min_length=1)]
     num_training: Annotated[int, msgspec.Meta(ge=1)]
     repair: Repair | None = None
-    rejected: dict[Name, str] = {}
+    rejected: dict[Name, str] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Hold the labels against each other.
@@ -103,11 +103,29 @@ class Dataset(Artifact, frozen=True, kw_only=True):
         wrong = fault(self.labels, self.regions_class_order)
         if wrong is not None:
             raise ValueError(wrong)
-        if self.file_values and len(self.file_values) != len(all_values(self.labels)):
-            message = f"file_values has {len(self.file_values)} entries, there are {len(all_values(self.labels))} values"
+        count = len(all_values(self.labels))
+        if self.file_values and len(self.file_values) != count:
+            message = f"file_values has {len(self.file_values)} entries, there are {count} values"
             raise ValueError(message)
 
     @property
     def foreground(self) -> dict[str, int | tuple[int, ...]]:
         """The labels that are to be found, in the order of a network's outputs."""
         return foreground(self.labels)
+
+    @property
+    def labels_in_files(self) -> Labels:
+        """The labels with the values that stand in the label files."""
+        return in_files(self.labels, self.file_values)
+
+
+def without(dataset: Dataset, rejected: dict[str, str]) -> Dataset:
+    """The dataset without the cases that were rejected, which stay on record with the reason."""
+    if not rejected:
+        return dataset
+    return msgspec.structs.replace(
+        dataset,
+        cases=tuple(case for case in dataset.cases if case.name not in rejected),
+        num_training=max(1, dataset.num_training - len(rejected)),
+        rejected={**dataset.rejected, **rejected},
+    )

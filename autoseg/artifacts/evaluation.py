@@ -1,12 +1,10 @@
 """evaluation.json: how well predicted label maps agree with their references."""
 
-from typing import Annotated, Literal
-
-import msgspec
+from typing import Literal
 
 from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.bounds import Count, NonNegative, Share
-from autoseg.artifacts.labels import Name
+from autoseg.artifacts.labels import Labels, Name, Value
 
 METRICS = (
     "dice",
@@ -124,8 +122,10 @@ class Evaluation(Artifact, frozen=True, kw_only=True):
     ----------
     unit : {'mm', 'pixels'}
         What distances count in; ``pixels`` for pictures whose files state no spacing.
-    labels : dict of str to int
-        Name to value of the scored labels, without the background, in order of their values.
+    labels : dict of str to int or tuple of int
+        Name to value of the scored labels, or to the values of a region; without the background.
+    ignore : int or None
+        Value in the references of voxels that count nowhere.
     tolerance_mm : dict of str to float
         Tolerance of `nsd`, label by label, inclusive; in pixels where `unit` is ``pixels``.
     summary : Summary
@@ -136,7 +136,8 @@ class Evaluation(Artifact, frozen=True, kw_only=True):
     """
 
     unit: Literal["mm", "pixels"]
-    labels: dict[Name, Annotated[int, msgspec.Meta(ge=1, le=65535)]]
+    labels: Labels
+    ignore: Value | None = None
     tolerance_mm: dict[Name, NonNegative]
     summary: Summary
     cases: dict[Name, dict[Name, LabelScores]]

@@ -44,7 +44,7 @@ class CaseMeasure(Record, frozen=True, kw_only=True):
     name: str
     geometry: Geometry
     shape_after_crop: tuple[AtLeastOne, AtLeastOne, AtLeastOne]
-    label_voxels: dict[Name, Annotated[int, msgspec.Meta(ge=0)]] = {}
+    label_voxels: dict[Name, Annotated[int, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=dict)
     label_grid: LabelGrid = "equal"
 
     @property
@@ -71,6 +71,8 @@ class Fingerprint(Artifact, frozen=True, kw_only=True):
         The number of cases that the planner reckons with.
     cases : tuple of CaseMeasure
         In the dataset's order.
+    rejected : dict of str to str
+        Cases that could not be used and were left out by the user's wish, and why each was.
     median_relative_size_after_cropping : float
     intensities : tuple of IntensityStatistics
         One for each channel.
@@ -82,6 +84,7 @@ class Fingerprint(Artifact, frozen=True, kw_only=True):
     regions_class_order: tuple[Value, ...] = ()
     num_training: AtLeastOne
     cases: Annotated[tuple[CaseMeasure, ...], msgspec.Meta(min_length=1)]
+    rejected: dict[Name, str] = msgspec.field(default_factory=dict)
     median_relative_size_after_cropping: Annotated[float, msgspec.Meta(gt=0, le=1)]
     intensities: Annotated[tuple[IntensityStatistics, ...], msgspec.Meta(min_length=1)]
 

@@ -1,6 +1,6 @@
 """What labels mean: single values, regions made of several, and one that is to be ignored."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -43,6 +43,24 @@ def ignored(labels: Mapping[str, int | tuple[int, ...]]) -> int | None:
     """The value of what is not annotated, where there is one."""
     value = labels.get(IGNORE)
     return value if isinstance(value, int) else None
+
+
+def voxels_by_name(counts: Sequence[int], labels: Mapping[str, int | tuple[int, ...]]) -> dict[str, int]:
+    """How many voxels each foreground label or region has, from how many each value has (`counts`, by value)."""
+    return {
+        name: sum(int(counts[each]) for each in values_of(value) if each < len(counts))
+        for name, value in foreground(labels).items()
+    }
+
+
+def in_files(labels: Mapping[str, int | tuple[int, ...]], file_values: Sequence[int]) -> Labels:
+    """Labels with the values that stand in the files for theirs; the same where `file_values` is empty."""
+    if not file_values:
+        return dict(labels)
+    return {
+        name: tuple(file_values[each] for each in value) if isinstance(value, tuple) else file_values[value]
+        for name, value in labels.items()
+    }
 
 
 def has_regions(labels: Mapping[str, int | tuple[int, ...]]) -> bool:

@@ -316,11 +316,6 @@ class Plan(Artifact, frozen=True, kw_only=True):
         """Outputs of the network, background included where there are no regions."""
         return count_outputs(self.labels)
 
-    @property
-    def label_values(self) -> dict[str, int]:
-        """The labels that are single values, by name."""
-        return {name: value for name, value in self.labels.items() if isinstance(value, int)}
-
     def num_inputs(self, configuration: Configuration) -> int:
         """Input channels of a network: the images', and in a cascade one for each foreground value."""
         if not configuration.previous_stage:

@@ -25,7 +25,7 @@ def overlay_picture(
     image_zyx: NDArray[np.floating],
     reference_zyx: NDArray[np.integer],
     predicted_zyx: NDArray[np.integer],
-    label_names: Mapping[str, int],
+    label_names: Mapping[str, int | tuple[int, ...]],
     title: str,
 ) -> None:
     """Write a picture of a few slices: the image, the reference and the prediction below each other.
@@ -39,11 +39,11 @@ def overlay_picture(
     reference_zyx, predicted_zyx : ndarray of int, shape (Z, Y, X)
         Label maps on the image's grid.
     label_names : mapping of str to int
-        Name to value; the value 0 is not drawn.
+        Name to value; the value 0 and regions are not drawn.
     title : str
         Stands above the picture.
     """
-    names = {value: name for name, value in foreground(label_names).items()}
+    names = {value: name for name, value in foreground(label_names).items() if isinstance(value, int)}
     colours = {value: COLOURS[index % len(COLOURS)] for index, value in enumerate(names)}
     slices = _choose_slices(reference_zyx, predicted_zyx, list(names))
     window = np.percentile(image_zyx, (0.5, 99.5))

@@ -244,7 +244,8 @@ def _read_evaluation(path: Path, metric: str) -> ScoreTable:
     for case, labels in evaluation.cases.items():
         for label, record in labels.items():
             scores.setdefault(label, {})[case] = getattr(record, metric)
-    return ScoreTable(str(path), metric, _unit(metric, evaluation.unit), scores, dict(evaluation.labels))
+    values = {name: value for name, value in evaluation.labels.items() if isinstance(value, int)}
+    return ScoreTable(str(path), metric, _unit(metric, evaluation.unit), scores, values)
 
 
 class SummaryCase(msgspec.Struct, frozen=True):

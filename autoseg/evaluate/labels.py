@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from autoseg.artifacts.base import read_json
-from autoseg.artifacts.labels import Labels, foreground
+from autoseg.artifacts.labels import IGNORE, Labels, foreground, ignored, in_files
 from autoseg.datasets.described import described_labels
 from autoseg.errors import DatasetError
 
@@ -20,19 +20,24 @@ def read_labels(file: Path) -> Labels:
 
     Returns
     -------
-    dict of str to int
-        Name to value in order of the values, without background.
+    dict of str to int or tuple of int
+        Name to value, or for a region to several, in order of the values or as listed where there are regions; without
+        the background, with ``ignore`` where there is one.
 
     Raises
     ------
     DatasetError
-        The file can't be read, has no `labels`, a label is made of several values (regions), or there is an
-        ignore label.
+        The file can't be read or has no `labels`.
     """
-    labels = described_labels(read_json(file), str(file))
+    content = read_json(file)
+    labels = described_labels(content, str(file))
     if labels is None:
         raise DatasetError("a dataset.json names no labels", where=str(file), allowed='{"labels": {"liver": 1, ...}}')
-    return foreground(labels)
+    found = foreground(labels)
+    ignore = ignored(labels)
+    if ignore is not None:
+        found[IGNORE] = ignore
+    return in_files(found, tuple(content.get("file_values") or ()))
 
 
 def name_values(values: Iterable[int]) -> dict[str, int]:

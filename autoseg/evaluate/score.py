@@ -1,6 +1,6 @@
 """The scores of one case: two label arrays on one grid -> every metric of every label."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from autoseg.artifacts.evaluation import LabelScores
+from autoseg.artifacts.labels import all_values, values_of
 from autoseg.evaluate.overlap import overlap
 from autoseg.evaluate.surface import surface_distances
 
@@ -43,7 +44,7 @@ class Ruler:
 def score_labels(
     reference_zyx: NDArray[np.integer],
     predicted_zyx: NDArray[np.integer],
-    labels: Mapping[str, int],
+    labels: Mapping[str, int | tuple[int, ...]],
     ruler: Ruler,
     tolerance_mm: Mapping[str, float],
 ) -> dict[str, LabelScores]:
@@ -53,8 +54,8 @@ def score_labels(
     ----------
     reference_zyx, predicted_zyx : ndarray of integers, shape (Z, Y, X)
         Label maps on the same grid.
-    labels : mapping of str to int
-        Name to value of the foreground labels.
+    labels : mapping of str to int or tuple of int
+        Name to value of the foreground labels; a region has several.
     ruler : Ruler
     tolerance_mm : mapping of str to float
         Label name to the tolerance of the surface Dice.
@@ -72,13 +73,16 @@ def score_labels(
     if reference_zyx.shape != predicted_zyx.shape:
         raise ValueError(f"label maps differ in shape: {reference_zyx.shape} and {predicted_zyx.shape}")
     # One pass over each volume finds every label's box; all else happens inside the boxes.
-    highest = max(labels.values(), default=0)
+    highest = max(all_values(labels), default=0)
     reference_boxes = find_objects(reference_zyx, highest)
     predicted_boxes = find_objects(predicted_zyx, highest)
     scores = {}
     for name, value in labels.items():
-        box = _join(reference_boxes[value - 1], predicted_boxes[value - 1], reference_zyx.shape)
-        scores[name] = score_masks(reference_zyx[box] == value, predicted_zyx[box] == value, ruler, tolerance_mm[name])
+        boxes = [each[part - 1] for part in values_of(value) for each in (reference_boxes, predicted_boxes)]
+        box = _join(boxes, reference_zyx.shape)
+        scores[name] = score_masks(
+            _mask(reference_zyx[box], value), _mask(predicted_zyx[box], value), ruler, tolerance_mm[name]
+        )
     return scores
 
 
@@ -122,15 +126,17 @@ def score_masks(
     )
 
 
-def _join(
-    first: tuple[slice, ...] | None, second: tuple[slice, ...] | None, shape: tuple[int, ...]
-) -> tuple[slice, ...]:
-    """The box around both boxes with a margin of one voxel, within the image; empty when there is none.
+def _mask(array_zyx: NDArray[np.integer], value: int | tuple[int, ...]) -> NDArray[np.bool_]:
+    return np.isin(array_zyx, value) if isinstance(value, tuple) else array_zyx == value
+
+
+def _join(found: Sequence[tuple[slice, ...] | None], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The box around all boxes with a margin of one voxel, within the image; empty when there is none.
 
     The margin keeps an axis that is one voxel long only in the box from being taken for the missing axis of a
     2D image.
     """
-    boxes = [box for box in (first, second) if box is not None]
+    boxes = [box for box in found if box is not None]
     if not boxes:
         return tuple(slice(0, 0) for _ in shape)
     return tuple(

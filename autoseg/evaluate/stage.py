@@ -9,17 +9,21 @@ from itertools import chain
 from math import prod
 from pathlib import Path
 
+import numpy as np
+
 from autoseg.artifacts.base import digest, read_if_whole, write
+from autoseg.artifacts.dataset import Repair
 from autoseg.artifacts.evaluation import Evaluation, LabelScores
 from autoseg.artifacts.geometry import Geometry
-from autoseg.artifacts.labels import foreground
+from autoseg.artifacts.labels import Labels, all_values, foreground, ignored
 from autoseg.errors import DatasetError
 from autoseg.evaluate.labels import name_values
 from autoseg.evaluate.score import Ruler, score_labels
 from autoseg.evaluate.summary import summarize
 from autoseg.executor import SerialExecutor, run_cases
+from autoseg.images.grids import geometry_differences, resample_onto
 from autoseg.images.image import LabelMap
-from autoseg.images.io import geometry_differences, read_geometry, read_label
+from autoseg.images.io import read_geometry, read_label
 
 logger = logging.getLogger(__name__)
 RULES = "1"  # to be raised when the same files would give other scores
@@ -33,8 +37,13 @@ class CasePair:
     ----------
     case : str
     predicted, reference : Path
-    labels : dict of str to int
+    labels : dict of str to int or tuple of int
+        To be scored.
+    ignore : int or None
+        The value in the reference of voxels that count nowhere.
     tolerance_mm : dict of str to float
+    repair : {'resample-labels'} or None
+        Whether a reference on another grid is brought onto the prediction's.
     in_pixels : bool
         Measure in pixels even where the reference states a spacing.
     """
@@ -42,8 +51,10 @@ class CasePair:
     case: str
     predicted: Path
     reference: Path
-    labels: dict[str, int]
+    labels: Labels
+    ignore: int | None
     tolerance_mm: dict[str, float]
+    repair: Repair | None = None
     in_pixels: bool = False
 
 
@@ -68,10 +79,11 @@ class CaseResult:
 def run(
     predicted: Mapping[str, Path],
     reference: Mapping[str, Path],
-    labels: Mapping[str, int] | None,
+    labels: Mapping[str, int | tuple[int, ...]] | None,
     out: Path,
     *,
     tolerance_mm: float | Mapping[str, float] = 1.0,
+    repair: Repair | None = None,
     executor: Executor | None = None,
 ) -> Evaluation:
     """Score predictions against their references.
@@ -80,13 +92,16 @@ def run(
     ----------
     predicted, reference : mapping of str to Path
         Case name to label file. Each reference needs a prediction; predictions without one are ignored.
-    labels : mapping of str to int or None
-        Name to value; the background may be among them and is left out. None: every value that occurs in a
-        reference, as ``label_1`` and so on.
+    labels : mapping of str to int or tuple of int, or None
+        Name to value, or for a region to several; the background may be among them and is left out. Voxels whose
+        reference has the value of ``ignore`` count nowhere. None: every value that occurs in a reference, as
+        ``label_1`` and so on.
     out : Path
         The evaluation.json to write.
     tolerance_mm : float or mapping of str to float, optional
         Of the surface Dice, inclusive, for all labels or label by label; in pixels for pictures.
+    repair : {'resample-labels'} or None
+        What is done with a reference on another grid than its prediction; None: it is an error.
     executor : concurrent.futures.Executor, optional
         Reads and scores cases in parallel; by default one by one in this process.
 
@@ -112,12 +127,13 @@ def run(
     executor = executor or SerialExecutor()
     names = sorted(reference)
     found = _foreground(labels) if labels is not None else _find_labels(executor, reference)
+    ignore = ignored(labels) if labels is not None else None
     tolerances = _tolerances(tolerance_mm, found)
     hashes = {"predicted": _hash_files(predicted, names), "reference": _hash_files(reference, names)}
-    fresh = _read_fresh(out, names, found, tolerances, hashes)
+    fresh = _read_fresh(out, names, found, ignore, tolerances, hashes)
     if fresh is not None:
         return fresh
-    pairs = [CasePair(name, predicted[name], reference[name], found, tolerances) for name in names]
+    pairs = [CasePair(name, predicted[name], reference[name], found, ignore, tolerances, repair) for name in names]
     results = _one_unit(executor, pairs, _score_all(executor, pairs))
     for name, result in zip(names, results, strict=True):
         for note in result.notes:
@@ -126,6 +142,7 @@ def run(
     evaluation = Evaluation(
         unit="pixels" if results[0].in_pixels else "mm",
         labels=found,
+        ignore=ignore,
         tolerance_mm=tolerances,
         summary=summarize(cases, found),
         cases=cases,
@@ -153,12 +170,20 @@ def score_case(pair: CasePair) -> CaseResult:
     """
     reference = read_label(pair.reference, case=pair.case)
     predicted = read_label(pair.predicted, case=pair.case)
+    if pair.repair and reference.geometry != predicted.geometry:
+        reference = resample_onto(reference, predicted.geometry)
     place = check_grid(predicted.geometry, reference.geometry, pair)
     in_pixels = pair.in_pixels or not reference.geometry.has_spacing
     geometry = reference.geometry
     ruler = Ruler.pixels() if in_pixels else Ruler.millimetres(geometry.spacing_mm, flat=geometry.num_dimensions == 2)
-    scores = score_labels(reference.array_zyx, predicted.array_zyx, pair.labels, ruler, pair.tolerance_mm)
-    return CaseResult(scores, in_pixels, tuple(_notes(predicted, reference, pair.labels, place)))
+    notes = tuple(_notes(predicted, reference, pair, place))
+    truth_zyx, found_zyx = reference.array_zyx, predicted.array_zyx
+    if pair.ignore is not None:
+        # Background on both sides: no mask of either reaches there.
+        unknown = truth_zyx == pair.ignore
+        truth_zyx, found_zyx = np.where(unknown, 0, truth_zyx), np.where(unknown, 0, found_zyx)
+    scores = score_labels(truth_zyx, found_zyx, pair.labels, ruler, pair.tolerance_mm)
+    return CaseResult(scores, in_pixels, notes)
 
 
 def check_grid(predicted: Geometry, reference: Geometry, pair: CasePair) -> list[str]:
@@ -211,20 +236,20 @@ def _score_all(executor: Executor, pairs: list[CasePair]) -> list[CaseResult]:
     return run_cases(executor, score_case, pairs, name_of=lambda pair: pair.case, progress="evaluate")
 
 
-def _foreground(labels: Mapping[str, int]) -> dict[str, int]:
-    """The labels without the background, in order of their values."""
+def _foreground(labels: Mapping[str, int | tuple[int, ...]]) -> Labels:
+    """The labels that are to be scored."""
     found = foreground(labels)
     if not found:
         raise DatasetError("there is no label to score", found=dict(labels), hint="name at least one foreground label")
     return found
 
 
-def _find_labels(executor: Executor, reference: Mapping[str, Path]) -> dict[str, int]:
+def _find_labels(executor: Executor, reference: Mapping[str, Path]) -> Labels:
     """Labels named after the values in the references."""
     values = run_cases(
         executor, find_values, sorted(reference.items()), name_of=lambda item: item[0], progress="find labels"
     )
-    found = name_values(chain.from_iterable(values))
+    found: Labels = {**name_values(chain.from_iterable(values))}
     if not found:
         raise DatasetError(
             "there is no label to score", found="references without any foreground", hint="state the labels' names"
@@ -232,7 +257,7 @@ def _find_labels(executor: Executor, reference: Mapping[str, Path]) -> dict[str,
     return found
 
 
-def _tolerances(tolerance_mm: float | Mapping[str, float], labels: Mapping[str, int]) -> dict[str, float]:
+def _tolerances(tolerance_mm: float | Mapping[str, float], labels: Mapping[str, object]) -> dict[str, float]:
     """A tolerance for each label."""
     if not isinstance(tolerance_mm, Mapping):
         return dict.fromkeys(labels, float(tolerance_mm))
@@ -261,14 +286,19 @@ def _hash_files(files: Mapping[str, Path], names: list[str]) -> str:
 
 
 def _read_fresh(
-    out: Path, names: list[str], labels: dict[str, int], tolerance_mm: dict[str, float], hashes: dict[str, str]
+    out: Path,
+    names: list[str],
+    labels: Labels,
+    ignore: int | None,
+    tolerance_mm: dict[str, float],
+    hashes: dict[str, str],
 ) -> Evaluation | None:
     """The evaluation at `out` if it answers the same question; None if it is missing, stale or damaged."""
     old = read_if_whole(out, Evaluation)
     if old is None:
         return None
-    same = (list(old.cases), old.labels, old.tolerance_mm, old.hashes) == (names, labels, tolerance_mm, hashes)
-    return old if same else None
+    there = (list(old.cases), old.labels, old.ignore, old.tolerance_mm, old.hashes)
+    return old if there == (names, labels, ignore, tolerance_mm, hashes) else None
 
 
 def _one_unit(executor: Executor, pairs: list[CasePair], results: list[CaseResult]) -> list[CaseResult]:
@@ -282,11 +312,11 @@ def _one_unit(executor: Executor, pairs: list[CasePair], results: list[CaseResul
     return [renewed.get(index, result) for index, result in enumerate(results)]
 
 
-def _notes(predicted: LabelMap, reference: LabelMap, labels: Mapping[str, int], place: list[str]) -> Iterator[str]:
+def _notes(predicted: LabelMap, reference: LabelMap, pair: CasePair, place: list[str]) -> Iterator[str]:
     """What a reader of the scores should know about this case."""
     if place:
         yield f"prediction and reference are compared voxel by voxel although they differ in {'; '.join(place)}"
-    known = {0, *labels.values()}
+    known = {0, pair.ignore, *all_values(pair.labels)}
     for title, volume in (("prediction", predicted), ("reference", reference)):
         other = sorted(set(volume.values()) - known)
         if other:

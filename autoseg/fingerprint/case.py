@@ -41,11 +41,14 @@ class Measured:
     ----------
     shape_after_crop : tuple of int, length 3
         (Z, Y, X), of the box of non-zero voxels.
+    voxels_by_value : tuple of int
+        How many voxels of the whole label map have each value, from 0 to the highest there is.
     intensities : tuple of Distribution
         One for each channel; empty when the case has no foreground.
     """
 
     shape_after_crop: tuple[int, int, int]
+    voxels_by_value: tuple[int, ...]
     intensities: tuple[Distribution, ...]
 
 
@@ -63,11 +66,12 @@ def measure(image: Image, label: LabelMap) -> Measured:
     Measured
     """
     box, _ = nonzero_box(image.array_czyx)
+    voxels = tuple(int(count) for count in label.counts)
     foreground = label.array_zyx[box.slices] > 0
     if not foreground.any():
-        return Measured(box.shape, ())
+        return Measured(box.shape, voxels, ())
     channels = (channel[box.slices][foreground] for channel in image.array_czyx)
-    return Measured(box.shape, tuple(distribution(values) for values in channels))
+    return Measured(box.shape, voxels, tuple(distribution(values) for values in channels))
 
 
 def distribution(values: NDArray[np.float32], max_bins: int = MAX_BINS) -> Distribution:

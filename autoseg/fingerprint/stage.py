@@ -1,5 +1,6 @@
 """Stage: dataset -> fingerprint.json."""
 
+import logging
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -7,11 +8,11 @@ from statistics import median
 
 from autoseg.artifacts.base import digest, read_if_whole, write
 from autoseg.artifacts.dataset import Case, Dataset
-from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint
+from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint, LabelGrid
 from autoseg.artifacts.geometry import Geometry
-from autoseg.artifacts.labels import all_values, values_of
+from autoseg.artifacts.labels import values_of, voxels_by_name
 from autoseg.artifacts.stamp import case_stamp, largest_case
-from autoseg.datasets.load import read_case
+from autoseg.datasets.load import Promises, read_case
 from autoseg.errors import DatasetError
 from autoseg.executor import case_executor, run_cases
 from autoseg.fingerprint.case import Measured, measure
@@ -19,7 +20,8 @@ from autoseg.fingerprint.merge import merge
 from autoseg.images.io import read_geometry
 from autoseg.machine import jobs_that_fit
 
-RULES = "1"  # to be raised when the same files would measure something else
+log = logging.getLogger(__name__)
+RULES = "2"  # to be raised when the same files would measure something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,11 @@ class Task:
     """All that a worker needs to measure one case."""
 
     case: Case
-    root: Path
-    num_channels: int
-    label_values: tuple[int, ...]
+    promises: Promises
+    reject: bool
 
 
-def run(dataset: Dataset, out: Path, *, jobs: int) -> Fingerprint:
+def run(dataset: Dataset, out: Path, *, jobs: int, reject: bool = False) -> Fingerprint:
     """Measure every case.
 
     Parameters
@@ -42,6 +43,8 @@ def run(dataset: Dataset, out: Path, *, jobs: int) -> Fingerprint:
         The fingerprint.json to write.
     jobs : int
         Cases at a time, at most; fewer where memory does not allow so many.
+    reject : bool
+        Leave out cases that can't be used, rather than stop at the first.
 
     Returns
     -------
@@ -51,34 +54,51 @@ def run(dataset: Dataset, out: Path, *, jobs: int) -> Fingerprint:
     Raises
     ------
     DatasetError
-        A case can't be read or breaks the dataset's promises; or no case has any foreground.
+        A case can't be read or breaks the dataset's promises; or no case is left, or none has any foreground.
     ArtifactError
         `out` can't be written.
     """
     root = Path(dataset.root)
-    inputs = digest(RULES, dataset, *(case_stamp(root, case) for case in dataset.cases))
+    inputs = digest(RULES, dataset, str(reject), *(case_stamp(root, case) for case in dataset.cases))
     fresh = _read_fresh(out, inputs)
     if fresh is not None:
         return fresh
-    values = all_values(dataset.labels)
-    tasks = [Task(case, root, len(dataset.channel_names), values) for case in dataset.cases]
+    promises = Promises.of(dataset)
+    tasks = [Task(case, promises, reject) for case in dataset.cases]
     at_once = min(jobs, len(tasks))
     if at_once > 1:
         at_once = jobs_that_fit(at_once, _case_bytes(dataset, root))
     with case_executor(at_once) as executor:
         results = run_cases(executor, measure_case, tasks, name_of=lambda task: task.case.name, progress="fingerprint")
-    measured = [part for _, part in results]
-    cases = tuple(
-        CaseMeasure(name=case.name, geometry=geometry, shape_after_crop=part.shape_after_crop)
-        for case, (geometry, part) in zip(dataset.cases, results, strict=True)
-    )
-    with_foreground = [part.intensities for part in measured if part.intensities]
+    rejected = {case.name: found for case, found in zip(dataset.cases, results, strict=True) if isinstance(found, str)}
+    for name, reason in rejected.items():
+        log.warning("case %s is left out: %s", name, reason)
+    if len(rejected) == len(results):
+        raise DatasetError("no case can be used", where=dataset.root, found=next(iter(rejected.values())))
+    cases, with_foreground = [], []
+    for case, found in zip(dataset.cases, results, strict=True):
+        if isinstance(found, str):
+            continue
+        geometry, label_grid, part = found
+        cases.append(
+            CaseMeasure(
+                name=case.name,
+                geometry=geometry,
+                shape_after_crop=part.shape_after_crop,
+                label_grid=label_grid,
+                label_voxels=voxels_by_name(part.voxels_by_value, dataset.labels),
+            )
+        )
+        if part.intensities:
+            with_foreground.append(part.intensities)
     if not with_foreground:
         raise DatasetError(
             "no case has any labelled voxel",
             where=dataset.root,
             found=f"only background in {len(cases)} label files",
-            allowed=", ".join(f"{name} = {', '.join(map(str, values_of(value)))}" for name, value in dataset.foreground.items()),
+            allowed=", ".join(
+                f"{name} = {', '.join(map(str, values_of(value)))}" for name, value in dataset.foreground.items()
+            ),
             hint="check that the labels belong to these images and that their values are those of the dataset",
         )
     fingerprint = Fingerprint(
@@ -86,8 +106,9 @@ def run(dataset: Dataset, out: Path, *, jobs: int) -> Fingerprint:
         channel_names=dataset.channel_names,
         labels=dataset.labels,
         regions_class_order=dataset.regions_class_order,
-        num_training=dataset.num_training,
-        cases=cases,
+        num_training=max(1, dataset.num_training - len(rejected)),
+        cases=tuple(cases),
+        rejected=rejected,
         median_relative_size_after_cropping=median(case.relative_size_after_crop for case in cases),
         intensities=tuple(merge(channel) for channel in zip(*with_foreground, strict=True)),
     )
@@ -95,16 +116,26 @@ def run(dataset: Dataset, out: Path, *, jobs: int) -> Fingerprint:
     return fingerprint
 
 
-def measure_case(task: Task) -> tuple[Geometry, Measured]:
+def measure_case(task: Task) -> tuple[Geometry, LabelGrid, Measured] | str:
     """Read one case and measure it; runs in a worker process.
+
+    Returns
+    -------
+    tuple, or str
+        Why the case can't be used, where such cases are to be left out.
 
     Raises
     ------
     DatasetError
         As `read_case`.
     """
-    image, label = read_case(task.case, task.root, task.num_channels, task.label_values)
-    return image.geometry, measure(image, label)
+    try:
+        case = read_case(task.case, task.promises)
+    except DatasetError as error:
+        if task.reject:
+            return error.in_one_line
+        raise
+    return case.image.geometry, case.label_grid, measure(case.image, case.label)
 
 
 def _read_fresh(out: Path, inputs: str) -> Fingerprint | None:

@@ -1,6 +1,7 @@
 """An image and a label map: an array and the grid it lives on."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ class Image:
     geometry: Geometry
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LabelMap:
     """The segmentation of one case.
 
@@ -36,10 +37,15 @@ class LabelMap:
     array_zyx: NDArray[np.integer]
     geometry: Geometry
 
-    def values(self) -> list[int]:
-        """The values that occur, each once, sorted; ticked off in a table, which is far quicker than sorting voxels."""
-        occurs = np.zeros(int(self.array_zyx.max()) + 1, dtype=bool)
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """How many voxels have each value, from 0 to the highest that occurs; int64, shape (highest + 1,)."""
+        counts = np.zeros(int(self.array_zyx.max()) + 1, np.int64)
         # A slice at a time, because numpy makes an index of eight bytes of each voxel.
         for slice_yx in self.array_zyx:
-            occurs[slice_yx] = True
-        return [int(value) for value in np.flatnonzero(occurs)]
+            counts += np.bincount(slice_yx.reshape(-1), minlength=len(counts))
+        return counts
+
+    def values(self) -> list[int]:
+        """The values that occur, each once, sorted."""
+        return [int(value) for value in np.flatnonzero(self.counts)]

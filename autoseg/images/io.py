@@ -16,11 +16,10 @@ from autoseg.artifacts.geometry import Geometry
 from autoseg.errors import ArtifactError, AutosegError, DatasetError
 from autoseg.images import pictures, volumes
 from autoseg.images.endings import KINDS, file_ending, label_ending
+from autoseg.images.grids import compare_grids
 from autoseg.images.image import Image, LabelMap
 
 SIDECAR = ".json"  # of a TIFF, beside it: its spacing
-SPACING_TOLERANCE = 1e-4  # relative
-PLACE_TOLERANCE = 1e-3  # mm for the origin, cosine for the direction
 
 
 def read_image(files: Sequence[Path], *, case: str) -> Image:
@@ -163,33 +162,6 @@ def sidecar(path: Path) -> Path | None:
     return path.with_suffix(SIDECAR) if KINDS.get(_known_ending(path)) == "tiff" else None
 
 
-def geometry_differences(one: Geometry, other: Geometry) -> tuple[list[str], list[str]]:
-    """How two grids differ beyond rounding.
-
-    Parameters
-    ----------
-    one, other : Geometry
-
-    Returns
-    -------
-    size : list of str
-        Differences in shape and in spacing (above 1e-4, relative; spacing counts where both files state it).
-    place : list of str
-        Differences in origin (above 1e-3 mm) and in direction (above 1e-3), likewise.
-    """
-    size, place = [], []
-    if one.shape != other.shape:
-        size.append(f"shape {one.shape} and {other.shape}")
-    if one.has_spacing and other.has_spacing:
-        if not np.allclose(one.spacing_mm, other.spacing_mm, rtol=SPACING_TOLERANCE, atol=0):
-            size.append(f"spacing {one.spacing_mm} and {other.spacing_mm} mm")
-        if not np.allclose(one.origin_mm, other.origin_mm, rtol=0, atol=PLACE_TOLERANCE):
-            place.append(f"origin {one.origin_mm} and {other.origin_mm} mm")
-        if not np.allclose(one.direction, other.direction, rtol=0, atol=PLACE_TOLERANCE):
-            place.append(f"direction {one.direction} and {other.direction}")
-    return size, place
-
-
 def _read(file: Path, case: str, dtype: DTypeLike | None, *, label: bool) -> tuple[NDArray[Any], Geometry]:
     """Array (C, Z, Y, X) and geometry of one file, whatever its kind."""
     with _explained(file, case):
@@ -246,13 +218,13 @@ def _check_channel(part: NDArray[Any], grid: Geometry, expected: Geometry, where
             found=f"{len(part)} channels",
             allowed="one file for each channel, or a single file with all of them",
         )
-    size, place = geometry_differences(expected, grid)
-    if size or place:
+    compared = compare_grids(expected, grid)
+    if compared.level == "real":
         raise DatasetError(
             "the channels of a case lie on different grids",
             where=where,
-            found="; ".join(size + place),
-            allowed="the same shape, spacing, origin and direction as channel 0",
+            found=compared.words,
+            allowed="the same shape, spacing, origin and direction as channel 0, but for rounding",
             hint="resample the channels onto one grid",
         )
 

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import msgspec
 
 from autoseg.artifacts.base import check_writable, digest, read_if_whole
 from autoseg.artifacts.dataset import Case, Dataset
+from autoseg.artifacts.labels import foreground, ignored
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.stamp import case_stamp, largest_case
-from autoseg.datasets.load import read_case
+from autoseg.datasets.load import Promises, read_case
 from autoseg.errors import ArtifactError, SettingError, nearest
 from autoseg.executor import case_executor, run_cases
 from autoseg.images.io import read_geometry
@@ -29,7 +29,7 @@ class Task:
     """All that a worker needs to preprocess one case."""
 
     case: Case
-    root: Path
+    promises: Promises
     files: CaseFiles
     plan: Plan
     configuration: Configuration
@@ -68,12 +68,12 @@ def run(
         The workspace can't be written.
     """
     configuration = _configuration(plan, configuration_name)
-    root = Path(dataset.root)
+    promises = Promises.of(dataset)
     tasks = []
     for case in dataset.cases:
-        inputs = inputs_digest(root, case, plan, configuration)
+        inputs = inputs_digest(promises, case, plan, configuration)
         files = workspace.case(configuration_name, case.name)
-        tasks.append(Task(case, root, files, plan, configuration, inputs))
+        tasks.append(Task(case, promises, files, plan, configuration, inputs))
     records = {task.case.name: _read_fresh(task) for task in tasks}
     missing = [task for task in tasks if records[task.case.name] is None]
     if missing:
@@ -104,13 +104,13 @@ def preprocess_case(task: Task) -> PreprocessedCase:
     ArtifactError
         As `write_case`.
     """
-    labels = task.plan.label_values
-    image, label = read_case(task.case, task.root, len(task.plan.channel_names), tuple(labels.values()))
-    prepared = forward(image, label, task.plan, task.configuration)
+    labels = task.plan.labels
+    case = read_case(task.case, task.promises)
+    prepared = forward(case.image, case.label, task.plan, task.configuration)
     values = prepared.label_zyx
     if values is None:  # only without a label map, and read_case has seen to that
         raise ArtifactError("a case has no label", where=f"case {task.case.name}")
-    locations = foreground_locations(values, task.case.name)
+    locations = foreground_locations(values, task.case.name, labels)
     record = PreprocessedCase(
         name=task.case.name,
         inputs_sha256=task.inputs_sha256,
@@ -123,11 +123,13 @@ def preprocess_case(task: Task) -> PreprocessedCase:
     return record
 
 
-def inputs_digest(root: Path, case: Case, plan: Plan, configuration: Configuration) -> str:
+def inputs_digest(promises: Promises, case: Case, plan: Plan, configuration: Configuration) -> str:
     """Of the case's files and of those parts of the plan that shape its arrays; training's knobs are not among them."""
     choices = {
         "transpose_forward": plan.transpose_forward,
-        "labels": sorted(plan.labels.items()),
+        "file_values": promises.file_values,
+        "repair": promises.repair,
+        "labels": [*foreground(plan.labels).items(), ignored(plan.labels)],
         "spacing": configuration.spacing,
         "normalization_schemes": configuration.normalization_schemes,
         "use_mask_for_norm": configuration.use_mask_for_norm,
@@ -141,7 +143,7 @@ def inputs_digest(root: Path, case: Case, plan: Plan, configuration: Configurati
             if not key.startswith("probabilities")
         },
     }
-    return digest(FORMAT, case.name, case_stamp(root, case), msgspec.json.encode(choices))
+    return digest(FORMAT, case.name, case_stamp(promises.root, case), msgspec.json.encode(choices))
 
 
 def _configuration(plan: Plan, name: str) -> Configuration:
@@ -167,8 +169,8 @@ def _read_fresh(task: Task) -> PreprocessedCase | None:
 def _case_bytes(tasks: list[Task], num_channels: int) -> int:
     """Peak memory of a case, estimated from the one with the largest files."""
     first = tasks[0]
-    largest = largest_case(first.root, (task.case for task in tasks))
-    geometry = read_geometry([first.root / file for file in largest.images], case=largest.name)
+    largest = largest_case(first.promises.root, (task.case for task in tasks))
+    geometry = read_geometry([first.promises.root / file for file in largest.images], case=largest.name)
     source, target = grids(geometry.spacing_mm, first.plan, first.configuration)
     growth = max(1.0, prod(source) / prod(target))
     # Read and cropped copies of all channels, the new ones, and intermediate arrays of one.

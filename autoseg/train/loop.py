@@ -16,7 +16,7 @@ from autoseg.networks.device import autocast, channels_last
 from autoseg.networks.unet import UNet
 from autoseg.train.augment import augment
 from autoseg.train.loading import Batch, Batches
-from autoseg.train.losses import deep_loss, level_weights, overlap_counts
+from autoseg.train.losses import Objective, deep_loss, level_weights, overlap_counts
 from autoseg.train.schedule import poly_rate, progress_by_count, progress_by_time
 from autoseg.train.state import TrainState
 
@@ -39,6 +39,7 @@ class EpochReport:
     patch_dice : float or None
         Mean foreground Dice over validation patches pooled: quick and noisy, not the Dice of whole cases.
     patch_dice_per_label : list of float or None
+        In the order of the foreground labels or regions; None where neither truth nor prediction has any.
     learning_rate : float
         At the end of the epoch.
     waiting_share : float
@@ -72,6 +73,7 @@ class Course:
     """
 
     configuration: Configuration
+    objective: Objective
     recipe: Training
     device: torch.device
     step: StepStyle
@@ -193,7 +195,7 @@ def step_loss(network: UNet, image: Tensor, label: Tensor, course: Course) -> tu
         image = channels_last(image)
     with autocast(course.device, course.step.precision):
         levels = network.deep_logits(image, len(weights))
-    return deep_loss(levels, label, weights, batch_dice=course.configuration.batch_dice), levels
+    return deep_loss(levels, label, weights, course.objective), levels
 
 
 def to_tensors(batch: Batch, configuration: Configuration, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -263,7 +265,7 @@ def _validate(
         image, label = to_tensors(next(batches), course.configuration, course.device)
         loss, levels = step_loss(state.network, image, label, course)
         losses.append(float(loss))
-        counts = counts + overlap_counts(levels[0], label)
+        counts = counts + overlap_counts(levels[0], label, course.objective)
     return losses, [float(2 * hit / size) if size else None for hit, size in counts.T] if limit else []
 
 

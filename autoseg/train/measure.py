@@ -19,6 +19,7 @@ from autoseg.networks.unet import build_network
 from autoseg.train.draws import no_draws
 from autoseg.train.loading import Batch
 from autoseg.train.loop import Course, train_step
+from autoseg.train.losses import Objective
 from autoseg.train.state import TrainState, new_optimizer
 from autoseg.train.step_style import candidates
 
@@ -71,7 +72,7 @@ def step_bytes(
     on_cpu = device.type == "cpu"
     predicted = {
         style: training_step_memory(configuration, num_channels, num_classes, style, on_cpu=on_cpu).peak_bytes
-        for style in candidates(device, batch_dice=configuration.batch_dice)
+        for style in candidates(device, samples_tied=configuration.batch_dice)
     }
     style, most = max(predicted.items(), key=lambda item: item[1])
     if on_cpu and most > limit_bytes:
@@ -100,7 +101,9 @@ def measure_step(
         network = build_network(configuration, num_channels, num_classes).to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=style.precision == "float16")
     state = TrainState(network, new_optimizer(network, recipe), scaler)
-    course = Course(configuration, recipe, device, style, _nothing, _nothing, _nothing)
+    course = Course(
+        configuration, Objective(configuration.batch_dice), recipe, device, style, _nothing, _nothing, _nothing
+    )
     batch = _noise(configuration, num_channels, num_classes)
     train_step(state, batch, course)
     state.optimizer.zero_grad(set_to_none=True)

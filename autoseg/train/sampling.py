@@ -56,7 +56,7 @@ class TrainingCase:
 
     @property
     def locations(self) -> NDArray[np.int32]:
-        """Sampled foreground voxels, int32, shape (N, 4): label value, z, y, x."""
+        """Sampled foreground voxels, int32, shape (N, 4): class, z, y, x."""
         return self.arrays.locations
 
 
@@ -81,9 +81,10 @@ def choose_corner(
     shape, patch : sequence of int, length 3
         In 2D the patch's first edge is 1.
     locations : ndarray of int32, shape (N, 4)
-        Label value, z, y, x; ascending in the value.
+        Class, z, y, x; ascending in the class. Class 0 are annotated voxels of a case that is not wholly annotated.
     foreground : bool
-        Centre the patch on a stored voxel of a class drawn among those present.
+        Centre the patch on a stored voxel of a class drawn among those present. Without, or where none is, it lies
+        anywhere, but where some voxels are not annotated it is centred on one that is.
 
     Notes
     -----
@@ -95,13 +96,22 @@ def choose_corner(
         missing = max(0, edge - length)
         lower.append(-(missing // 2))
         upper.append(length + missing - missing // 2 - edge)
-    if foreground and len(locations):
-        # Rows of a class stand together.
-        starts = [*np.flatnonzero(np.diff(locations[:, 0], prepend=-1)), len(locations)]
-        chosen = rng.integers(len(starts) - 1)
-        voxel = locations[rng.integers(starts[chosen], starts[chosen + 1]), 1:]
+    voxel = _centre(rng, locations, foreground=foreground)
+    if voxel is not None:
         return tuple(max(low, int(v) - edge // 2) for low, v, edge in zip(lower, voxel, patch, strict=True))
     return tuple(int(rng.integers(low, max(low, high) + 1)) for low, high in zip(lower, upper, strict=True))
+
+
+def _centre(rng: np.random.Generator, locations: NDArray[np.int32], *, foreground: bool) -> NDArray[np.int32] | None:
+    """The voxel (z, y, x) that a patch is centred on; None: it may lie anywhere."""
+    num_annotated = int(np.searchsorted(locations[:, 0], 1))  # these rows come first
+    if foreground and num_annotated < len(locations):
+        # Rows of a class stand together.
+        starts = [*np.flatnonzero(np.diff(locations[:, 0], prepend=-1)), len(locations)]
+        starts = starts[starts.index(num_annotated) :]
+        chosen = rng.integers(len(starts) - 1)
+        return locations[rng.integers(starts[chosen], starts[chosen + 1]), 1:]
+    return locations[rng.integers(num_annotated), 1:] if num_annotated else None
 
 
 def read_region(source: Readable, start: Sequence[int], edges: Sequence[int], fill: float) -> NDArray[np.generic]:

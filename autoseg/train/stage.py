@@ -14,9 +14,10 @@ import torch
 from autoseg import __version__
 from autoseg.artifacts.base import digest, read, set_aside, write
 from autoseg.artifacts.dataset import Naming
+from autoseg.artifacts.labels import foreground, has_regions, ignored, values_of
 from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.overlay import differences
-from autoseg.artifacts.plan import Plan
+from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.splits import Fold, Splits
 from autoseg.errors import SettingError
@@ -27,6 +28,7 @@ from autoseg.networks.unet import build_network
 from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, EpochReport, progress_of, train, train_step
+from autoseg.train.losses import Objective
 from autoseg.train.sampling import TrainingCase
 from autoseg.train.signals import stop_requested
 from autoseg.train.split import k_folds
@@ -260,6 +262,7 @@ def _train(
 
     course = Course(
         configuration=manifest.configuration,
+        objective=_objective(task.plan, manifest.configuration),
         recipe=recipe,
         device=device,
         step=manifest.step,
@@ -301,6 +304,13 @@ def _batch_recipes(task: FoldTask) -> tuple[BatchRecipe, BatchRecipe]:
     return batch_recipe(TRAINING_STREAM), batch_recipe(VALIDATION_STREAM)
 
 
+def _objective(plan: Plan, configuration: Configuration) -> Objective:
+    """What the outputs of a plan's networks are held against."""
+    named = foreground(plan.labels)
+    regions = tuple(values_of(value) for value in named.values()) if has_regions(plan.labels) else ()
+    return Objective(batch_dice=configuration.batch_dice, regions=regions, ignore=ignored(plan.labels))
+
+
 def _measure_step(
     task: FoldTask, cases: Sequence[TrainingCase], recipe: BatchRecipe, device: torch.device
 ) -> tuple[StepStyle, dict[str, float]]:
@@ -308,15 +318,16 @@ def _measure_step(
     plan = task.plan
     configuration = plan.configurations[task.configuration_name]
     batch = make_batch(cases, replace(recipe, batch_size=min(MEASURED_BATCH, recipe.batch_size)), 0)
+    objective = _objective(plan, configuration)
     network = build_network(configuration, recipe.num_channels, plan.num_classes).to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
 
     def step(style: StepStyle) -> float:
         state = TrainState(network, new_optimizer(network, plan.training), scaler)
-        course = Course(configuration, plan.training, device, style, _nothing, _nothing, _nothing)
+        course = Course(configuration, objective, plan.training, device, style, _nothing, _nothing, _nothing)
         return train_step(state, batch, course)
 
-    style, seconds = choose_step(device, step, batch_dice=configuration.batch_dice)
+    style, seconds = choose_step(device, step, samples_tied=not objective.is_mean_over_samples)
     log.info("training in %s%s", describe_step(style), f"; measured, in seconds: {seconds}" if seconds else "")
     return style, seconds
 
@@ -344,7 +355,8 @@ def _determining(plan: Plan, configuration_name: str) -> dict[str, Any]:
         "intensities": {name: msgspec.to_builtins(k) for name, k, scheme in schemes if scheme == "ct"},
         "transpose_forward": plan.transpose_forward,
         "channel_names": plan.channel_names,
-        "labels": dict(sorted(plan.labels.items())),
+        # The order of regions is that of the outputs.
+        "labels": plan.labels if has_regions(plan.labels) else dict(sorted(plan.labels.items())),
     }
 
 

@@ -13,7 +13,7 @@ HOPELESS = 3.0
 
 
 def choose_step(
-    device: torch.device, step: Callable[[StepStyle], float], *, batch_dice: bool
+    device: torch.device, step: Callable[[StepStyle], float], *, samples_tied: bool
 ) -> tuple[StepStyle, dict[str, float]]:
     """The fastest way to compute a training step on this device.
 
@@ -22,8 +22,8 @@ def choose_step(
     device : torch.device
     step : callable
         Does a training step in the style given, on throw-away weights.
-    batch_dice : bool
-        Whether the loss ties the samples of a batch together.
+    samples_tied : bool
+        Whether the loss ties the samples of a batch together, by batch Dice or an ignore label.
 
     Returns
     -------
@@ -31,7 +31,7 @@ def choose_step(
     dict of str to float
         Seconds a step of each candidate; empty where the choice is known without measuring.
     """
-    styles = candidates(device, batch_dice=batch_dice)
+    styles = candidates(device, samples_tied=samples_tied)
     if len(styles) == 1:
         return styles[0], {}
     for style in styles:
@@ -47,7 +47,7 @@ def choose_step(
     return fastest, {describe_step(style): round(taken, 4) for style, taken in seconds.items()}
 
 
-def candidates(device: torch.device, *, batch_dice: bool) -> list[StepStyle]:
+def candidates(device: torch.device, *, samples_tied: bool) -> list[StepStyle]:
     """The ways to compute a step that are worth trying on a device.
 
     Notes
@@ -61,7 +61,7 @@ def candidates(device: torch.device, *, batch_dice: bool) -> list[StepStyle]:
     if device.type != "cpu":
         return [StepStyle(precision="float32")]
     precisions: tuple[Precision, ...] = ("bfloat16", "float32")
-    ways = (False,) if batch_dice else (True, False)
+    ways = (False,) if samples_tied else (True, False)
     return [StepStyle(precision=p, sample_by_sample=apart) for p in precisions for apart in ways]
 
 

@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from autoseg.artifacts.labels import all_values
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.preprocessed import Placement
 from autoseg.images.image import Image, LabelMap
@@ -113,7 +114,7 @@ def restore_labels(
     Parameters
     ----------
     logits_kzyx : ndarray of float32 or float16, shape (K, *placement.shape)
-        One class for each label, in the order of the labels' values.
+        One output for each label, in the order of the labels' values, or for each region.
     placement : Placement
     plan : Plan
     configuration : Configuration
@@ -131,13 +132,14 @@ def restore_labels(
     Notes
     -----
     Logits are resampled before the winner is chosen, a slab of slices at a time: memory grows with classes x
-    slab, not with classes x volume. A tie goes to the smallest value.
+    slab, not with classes x volume. A tie goes to the smallest value. Where there are regions, each voxel that is more
+    likely inside one than not gets the value that `Plan.regions_class_order` gives it, later ones over earlier ones.
     """
-    kind: type[np.uint8] | type[np.uint16] = np.uint8 if plan.num_classes <= 256 else np.uint16
+    kind: type[np.uint8] | type[np.uint16] = np.uint8 if all_values(plan.labels)[-1] < 256 else np.uint16
     labels: NDArray[np.uint8 | np.uint16] = np.zeros(placement.geometry.shape, kind)
     window = labels[_box(placement).slices].transpose(plan.transpose_forward)
     for rows, block in _slabs(logits_kzyx, placement, plan, configuration):
-        window[rows] = _winners(block)
+        window[rows] = _written(block, plan.regions_class_order) if plan.regions_class_order else _winners(block)
     return labels
 
 
@@ -154,7 +156,7 @@ def restore_probabilities(
     Returns
     -------
     ndarray of float16, shape (K, *placement.geometry.shape)
-        Softmax over the resampled logits; background 1 outside the crop.
+        Softmax over the resampled logits, background 1 outside the crop; of regions the sigmoid, 0 outside.
 
     Raises
     ------
@@ -167,15 +169,12 @@ def restore_probabilities(
     `restore_labels` gives, but where half precision rounds two probabilities to the same number.
     """
     probabilities = np.zeros((plan.num_classes, *placement.geometry.shape), np.float16)
-    probabilities[0] = 1
+    has_background = not plan.regions_class_order
+    probabilities[:1] = has_background
     window = probabilities[(slice(None), *_box(placement).slices)]
     window = window.transpose(0, *(axis + 1 for axis in plan.transpose_forward))
     for rows, block in _slabs(logits_kzyx, placement, plan, configuration):
-        # A new array: where nothing is resampled the block is the caller's.
-        block = block - block.max(axis=0)
-        np.exp(block, out=block)
-        block /= block.sum(axis=0)
-        window[:, rows] = block
+        window[:, rows] = _softmax(block) if has_background else _sigmoid(block)
     return probabilities
 
 
@@ -205,6 +204,29 @@ def _winners(block_kzyx: NDArray[np.float32]) -> NDArray[np.uint16]:
         np.copyto(winner, index, where=candidate > best, casting="unsafe")
         np.maximum(best, candidate, out=best)
     return winner
+
+
+def _written(block_kzyx: NDArray[np.float32], class_order: tuple[int, ...]) -> NDArray[np.uint16]:
+    """The value of the last region that holds each voxel."""
+    written = np.zeros(block_kzyx.shape[1:], np.uint16)
+    for value, logits in zip(class_order, block_kzyx, strict=True):
+        np.copyto(written, value, where=logits > 0, casting="unsafe")
+    return written
+
+
+def _softmax(block_kzyx: NDArray[np.float32]) -> NDArray[np.float32]:
+    # A new array: where nothing is resampled the block is the caller's.
+    block: NDArray[np.float32] = block_kzyx - block_kzyx.max(axis=0)
+    np.exp(block, out=block)
+    block /= block.sum(axis=0)
+    return block
+
+
+def _sigmoid(block_kzyx: NDArray[np.float32]) -> NDArray[np.float32]:
+    # Of magnitudes, whose exponentials can't overflow.
+    small = np.exp(-np.abs(block_kzyx))
+    probability: NDArray[np.float32] = np.where(block_kzyx >= 0, np.float32(1), small) / (1 + small)
+    return probability
 
 
 def _box(placement: Placement) -> Box:

@@ -8,7 +8,7 @@ import torch
 from autoseg.artifacts.plan import PresetName
 from autoseg.networks.unet import build_network
 from autoseg.plan.decide import Wishes, make_plan
-from autoseg.train.losses import deep_loss, level_weights
+from autoseg.train.losses import Objective, deep_loss, level_weights
 
 LABELS = {"background": 0, "a": 1, "b": 2}
 
@@ -40,7 +40,7 @@ def test_every_configuration_trains(preset, build_dataset, build_fingerprint):
             assert logits.shape[1] == 3
             assert len(halved) == logits.ndim - 2
         assert levels[0].shape[2:] == configuration.patch_size
-        deep_loss(levels, target, weights, batch_dice=configuration.batch_dice).backward()
+        deep_loss(levels, target, weights, Objective(configuration.batch_dice)).backward()
         unused = {
             id(parameter)
             for head in network.heads[: len(network.heads) - len(weights)]

@@ -382,15 +382,16 @@ def test_measuring_makes_what_does_not_fit_smaller(tmp_path, monkeypatch, build_
     assert "device is not present" in explained(*arguments, "--measure", "--device", "cuda:99")
 
 
-def test_labels_that_can_not_be_trained_yet(measured, tmp_path, build_dataset):
+def test_the_plans_labels_are_made_of_the_datasets_values(measured, tmp_path, build_dataset):
     space = tmp_path / "w"
     call("plan", "--fingerprint", measured, "-w", space)
     write(space / "dataset.json", build_dataset())
     regions = '--set=labels={"background":0,"a":[1,2],"b":[2]}'
     message = explained("train", "0", "-w", space, regions, "--set=regions_class_order=[1,2]")
-    assert "regions can be planned, but not trained yet" in message
-    ignored = '--set=labels={"background":0,"a":1,"ignore":2}'
-    assert "an ignore label can be planned" in explained("preprocess", "-w", space, ignored)
+    assert "made of other values" in message
+    assert "of the values 0, 1" in message
+    ignored = '--set=labels={"background":0,"ignore":1}'
+    assert "made of other values" in explained("preprocess", "-w", space, ignored)
 
 
 def test_nnunets_plans_never_replace_a_file_that_is_needed(measured, tmp_path):

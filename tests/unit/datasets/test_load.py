@@ -1,17 +1,25 @@
 """The checks at the border: a case is read whole and consistent, or refused by name."""
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 
 from autoseg.artifacts.dataset import Case
 from autoseg.artifacts.geometry import Geometry
-from autoseg.datasets.load import read_case, read_input
+from autoseg.datasets.load import Promises, read_case, read_input
 from autoseg.errors import DatasetError
 from autoseg.images.io import write_label
 
 CASE = Case(name="case7", images=("image.nrrd",), label="label.nrrd")
-GRID = Geometry(shape=(2, 3, 4), spacing_mm=(5, 0.75, 0.5), origin_mm=(1, 2, 3))
+GRID = Geometry(shape=(6, 7, 8), spacing_mm=(2, 1, 1), origin_mm=(1, 2, 3))
+TURN = sitk.Euler3DTransform((4, 5, 8), 0.3, 0.1, 0.2)
+
+
+def promises(root, values=(0, 1), **changes):
+    return Promises(root=root, num_channels=1, label_values=values, **changes)
 
 
 def save(root, value=1, **changes):
@@ -23,60 +31,127 @@ def save(root, value=1, **changes):
 
 def test_a_case_is_read_with_its_label(tmp_path, caplog):
     save(tmp_path)
-    image, label = read_case(CASE, tmp_path, 1, {0, 1})
-    assert image.array_czyx.shape == (1, *GRID.shape)
-    assert image.geometry == label.geometry == GRID
-    assert (label.array_zyx == 1).all()
+    found = read_case(CASE, promises(tmp_path))
+    assert found.image.array_czyx.shape == (1, *GRID.shape)
+    assert found.image.geometry == found.label.geometry == GRID
+    assert (found.label.array_zyx == 1).all()
+    assert found.label_grid == "equal"
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("change", [{"shape": (2, 3, 5)}, {"spacing_mm": (5, 0.75, 0.501)}])
-def test_another_grid_is_refused(tmp_path, change):
-    save(tmp_path, **change)
-    with pytest.raises(DatasetError, match=r"different grids\n.*case7, label.nrrd\n.*(shape|spacing) "):
-        read_case(CASE, tmp_path, 1, {0, 1})
-
-
-def test_rounding_of_the_spacing_is_accepted(tmp_path):
-    save(tmp_path, spacing_mm=(5, 0.75, 0.50001))
-    read_case(CASE, tmp_path, 1, {0, 1})
-
-
 @pytest.mark.parametrize(
-    ("change", "warns"),
+    ("change", "level"),
     [
-        ({"origin_mm": (1, 2, 3.0005)}, False),
-        ({"origin_mm": (1, 2, 8)}, True),
-        ({"direction": (-1, 0, 0, 0, -1, 0, 0, 0, 1)}, True),
+        ({"origin_mm": (1 + 1e-7, 2, 3)}, "equal"),
+        ({"direction": (1, 1e-7, 0, -1e-7, 1, 0, 0, 0, 1)}, "equal"),
+        ({"spacing_mm": (2, 1, 1 + 1e-7)}, "equal"),
+        ({"origin_mm": (1.001, 2, 3)}, "snapped"),
+        ({"spacing_mm": (2, 1, 1.001)}, "snapped"),
+        ({"direction": (1, 1e-3, 0, -1e-3, 1, 0, 0, 0, 1)}, "snapped"),
     ],
 )
-def test_another_place_is_a_warning(tmp_path, caplog, change, warns):
+def test_a_grid_that_differs_by_rounding_is_the_images(tmp_path, change, level):
     save(tmp_path, **change)
-    image, _ = read_case(CASE, tmp_path, 1, {0, 1})
-    assert image.geometry == GRID
-    assert ("case7" in caplog.text) == warns
+    found = read_case(CASE, promises(tmp_path))
+    assert found.label_grid == level
+    assert found.label.geometry == GRID
+
+
+REAL = {
+    "5 mm aside": {"origin_mm": (6, 2, 3)},
+    "flipped": {"direction": (-1, 0, 0, 0, 1, 0, 0, 0, 1)},
+    "oblique": {"direction": TURN.GetMatrix()},
+    "one slice more": {"shape": (7, 7, 8)},
+    "coarser": {"spacing_mm": (2, 1, 1.05)},
+}
+
+
+@pytest.mark.parametrize("change", REAL.values(), ids=REAL)
+def test_another_grid_is_refused_and_the_way_out_is_told(tmp_path, change):
+    save(tmp_path, **change)
+    with pytest.raises(DatasetError, match=r"different grids\n.*case7, label.nrrd\n(.|\n)*--repair resample-labels"):
+        read_case(CASE, promises(tmp_path))
+
+
+def blob(root, to_label):
+    """An image with a bright box, and the box drawn on a grid of its own: its index moved by a transform."""
+    image = np.zeros(GRID.shape, np.int16)
+    image[2:4, 2:5, 3:6] = 100
+    write_label(root / "image.nrrd", image, GRID)
+    picture = sitk.ReadImage(str(root / "image.nrrd"))
+    label = sitk.Cast(picture > 50, sitk.sitkUInt8)
+    sitk.WriteImage(to_label(label), str(root / "label.nrrd"))
+    return image > 50
+
+
+def flipped(label):
+    return sitk.Flip(label, (True, True, False))
+
+
+def cropped(label):
+    return label[1:, 1:, :-1]
+
+
+def turned(label):
+    grid = sitk.Image(30, 30, 20, sitk.sitkUInt8)
+    grid.SetDirection(TURN.GetMatrix())
+    grid.SetSpacing((0.5, 0.5, 1))
+    grid.SetOrigin(TURN.TransformPoint((0.0, 0.0, 0.0)))
+    return sitk.Resample(label, grid, sitk.Transform(), sitk.sitkNearestNeighbor)
+
+
+@pytest.mark.parametrize(("to_label", "least"), [(flipped, 1.0), (cropped, 1.0), (turned, 0.8)])
+def test_a_label_on_another_grid_is_brought_onto_the_image(tmp_path, to_label, least):
+    truth = blob(tmp_path, to_label)
+    found = read_case(CASE, promises(tmp_path, repair="resample-labels"))
+    assert found.label_grid == "resampled"
+    assert found.label.geometry == GRID
+    there = found.label.array_zyx == 1
+    assert 2 * (there & truth).sum() / (there.sum() + truth.sum()) >= least
+
+
+def test_what_a_resampled_label_does_not_reach_is_not_annotated(tmp_path):
+    blob(tmp_path, cropped)
+    found = read_case(CASE, promises(tmp_path, (0, 1, 2), repair="resample-labels", ignore=2))
+    assert (found.label.array_zyx[-1] == 2).all()
+    assert set(found.label.array_zyx[1, 2:, 2:].flat) == {0}
+
+
+def test_a_label_beside_its_image_is_refused_even_so(tmp_path):
+    save(tmp_path, origin_mm=(500, 2, 3))
+    with pytest.raises(DatasetError, match=r"can't be brought onto its image\n.*case7(.|\n)*outside the image"):
+        read_case(CASE, promises(tmp_path, repair="resample-labels"))
+
+
+def test_the_values_of_the_files_are_renumbered(tmp_path):
+    save(tmp_path, value=255)
+    found = read_case(CASE, promises(tmp_path, file_values=(0, 255)))
+    assert found.label.values() == [1]
+    with pytest.raises(DatasetError, match=r"without a name\n.*\n *found: *255\n *allowed: *0, 128"):
+        read_case(CASE, promises(tmp_path, file_values=(0, 128)))
 
 
 def test_label_values_without_a_name_are_listed(tmp_path):
     save(tmp_path, value=9)
     with pytest.raises(DatasetError, match=r"case7, label.nrrd\n *found: *9\n *allowed: *0, 1, 2"):
-        read_case(CASE, tmp_path, 1, {0, 1, 2})
+        read_case(CASE, promises(tmp_path, (0, 1, 2)))
 
 
 def test_the_number_of_channels_is_checked(tmp_path):
     save(tmp_path)
+    two = Promises(root=tmp_path, num_channels=2, label_values=(0, 1))
     with pytest.raises(DatasetError, match=r"case7.*\n *found: *1 channels\n *allowed: *2 channels"):
-        read_case(CASE, tmp_path, 2, {0, 1})
+        read_case(CASE, two)
     one = Case(name="new", images=(str(tmp_path / "image.nrrd"),))
     assert read_input(one, 1).geometry == GRID
     with pytest.raises(DatasetError, match="case new"):
         read_input(one, 2)
     with pytest.raises(DatasetError, match="no label"):
-        read_case(one, tmp_path, 1, {0, 1})
+        read_case(one, promises(Path()))
 
 
 def test_a_missing_file_is_named(tmp_path):
     save(tmp_path)
     (tmp_path / "label.nrrd").unlink()
     with pytest.raises(DatasetError, match=r"missing\n.*case7, .*label.nrrd"):
-        read_case(CASE, tmp_path, 1, {0, 1})
+        read_case(CASE, promises(tmp_path))

@@ -106,7 +106,7 @@ def test_labels_of_a_dataset_json(tmp_path, labels, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"labels": []}', '{"labels": {"whole": [1, 2]}}', '{"labels": {"a": -1}}']
+    "text", ["", "[]", "{}", '{"labels": []}', '{"labels": {"whole": [1, -2]}}', '{"labels": {"a": -1}}']
 )
 def test_a_dataset_json_without_plain_labels_is_refused(tmp_path, text):
     file = tmp_path / "dataset.json"

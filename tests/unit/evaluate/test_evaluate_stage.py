@@ -139,3 +139,40 @@ def test_references_without_foreground_name_no_label(tmp_path):
     file = save(tmp_path / "a.nii.gz", np.zeros((2, 3, 4), np.uint8))
     with pytest.raises(DatasetError, match="no label to score"):
         stage.run({"a": file}, {"a": file}, None, tmp_path / "e.json")
+
+
+def test_regions_are_scored_as_the_union_of_their_values(files, tmp_path):
+    whole = {"background": 0, "whole": (1, 2), "tumour": 2}
+    found = stage.run(*files, whole, tmp_path / "evaluation.json")
+    assert read(tmp_path / "evaluation.json", Evaluation) == found
+    one, two = volume(seed=0) > 0, volume(seed=10) > 0
+    expected = 2 * np.count_nonzero(one & two) / (np.count_nonzero(one) + np.count_nonzero(two))
+    assert found.cases["c"]["whole"].dice == pytest.approx(expected)
+    assert found.cases["c"]["whole"].n_reference_voxels == np.count_nonzero(one)
+    alone = stage.run(*files, {"tumour": 2}, tmp_path / "alone.json")
+    assert found.cases["c"]["tumour"] == alone.cases["c"]["tumour"]
+
+
+def test_what_is_not_annotated_counts_nowhere(files, tmp_path):
+    predicted, reference = files
+    truth = volume(seed=0)
+    truth[1] = 3
+    save(reference["c"], truth)
+    found = stage.run(predicted, reference, LABELS | {"ignore": 3}, tmp_path / "evaluation.json")
+    assert (found.ignore, list(found.labels)) == (3, ["liver", "tumour"])
+    known = np.arange(4) != 1
+    one, two = truth[known] == 1, volume(seed=10)[known] == 1
+    scores = found.cases["c"]["liver"]
+    assert (scores.n_reference_voxels, scores.n_predicted_voxels) == (one.sum(), two.sum())
+    assert scores.dice == pytest.approx(2 * (one & two).sum() / (one.sum() + two.sum()))
+    again = stage.run(predicted, reference, LABELS, tmp_path / "evaluation.json")
+    assert again.cases["c"]["liver"].n_predicted_voxels > two.sum()
+
+
+def test_a_reference_on_another_grid_is_brought_onto_the_prediction(files, tmp_path):
+    predicted, reference = files
+    save(reference["c"], volume(seed=0)[:, :5])
+    with pytest.raises(DatasetError, match="different grids"):
+        stage.run(predicted, reference, LABELS, tmp_path / "evaluation.json")
+    found = stage.run(predicted, reference, LABELS, tmp_path / "evaluation.json", repair="resample-labels")
+    assert found.cases["c"]["liver"].n_reference_voxels == np.count_nonzero(volume(seed=0)[:, :5] == 1)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -140,3 +141,31 @@ def test_real_ct(tmp_path):
     assert -50 < ct.median < 100
     assert ct.min <= ct.percentile_00_5 < ct.mean < ct.percentile_99_5 <= ct.max
     assert [case.shape_after_crop for case in found.cases] == [(128, 128, 128)] * 3
+
+
+def test_each_cases_labels_are_counted(dataset, tmp_path):
+    whole = msgspec.structs.replace(
+        dataset, labels={"background": 0, "both": (1, 2), "two": 2}, regions_class_order=(1, 2)
+    )
+    found = stage.run(whole, tmp_path / "fingerprint.json", jobs=1)
+    three = {case.name: case.label_voxels for case in found.cases}
+    sizes = {case.name: 3 * case.geometry.shape[2] for case in found.cases}
+    assert three["a"] == {"both": sizes["a"], "two": 0}
+    assert three["b"] == {"both": sizes["b"], "two": sizes["b"]}
+
+
+def test_cases_that_can_not_be_used_are_left_out_where_the_user_wishes_so(dataset, tmp_path):
+    file = tmp_path / "b_i.nii.gz"
+    file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(DatasetError, match="case b"):
+        stage.run(dataset, tmp_path / "fingerprint.json", jobs=1)
+    found = stage.run(dataset, tmp_path / "fingerprint.json", jobs=1, reject=True)
+    assert [case.name for case in found.cases] == ["a", "c"]
+    assert list(found.rejected) == ["b"]
+    assert "can't be read" in found.rejected["b"]
+    assert found.num_training == 2
+    assert stage.run(dataset, tmp_path / "fingerprint.json", jobs=1, reject=True) == found
+    for name in "ac":
+        (tmp_path / f"{name}_l.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="no case can be used"):
+        stage.run(dataset, tmp_path / "other.json", jobs=1, reject=True)

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from autoseg.networks.blocks import ConvolutionBlock, Head, InstanceNorm, ResidualBlock
 from autoseg.networks.unet import UNet, _initialise, build_network
-from autoseg.train.losses import deep_loss, level_weights
+from autoseg.train.losses import Objective, deep_loss, level_weights
 
 LAYOUTS = [torch.contiguous_format, "channels last"]
 
@@ -156,7 +156,7 @@ def test_backward_reaches_every_parameter_that_the_loss_uses(configuration, layo
     weights = level_weights(len(network.heads))
     x = laid_out(torch.randn(2, 2, *configuration.patch_size), layout)
     target = torch.randint(0, 3, (2, *configuration.patch_size))
-    deep_loss(network.deep_logits(x, len(weights)), target, weights, batch_dice=False).backward()
+    deep_loss(network.deep_logits(x, len(weights)), target, weights, Objective(batch_dice=False)).backward()
     untouched = {name for name, parameter in network.named_parameters() if parameter.grad is None}
     # The coarsest head has no weight in the loss, unless it is the only one.
     assert untouched == ({"heads.0.weight", "heads.0.bias"} if len(network.heads) > 1 else set())

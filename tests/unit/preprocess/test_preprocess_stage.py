@@ -193,21 +193,37 @@ def test_locations_are_a_sample_that_stays_the_same():
     label[:, :280] = 1
     label[5, 290, :10] = 7
     label[6, 295] = -1
-    found = foreground_locations(label, "case")
+    labels = {"background": 0, "seven": 7, "one": 1}
+    found = foreground_locations(label, "case", labels)
     assert found.dtype == np.int32
-    values, counts = np.unique(found[:, 0], return_counts=True)
-    assert values.tolist() == [1, 7]
+    classes, counts = np.unique(found[:, 0], return_counts=True)
+    assert classes.tolist() == [1, 2]
     assert counts.tolist() == [16_800, 10]  # 1 % of 1,680,000, and all
     assert len(np.unique(found, axis=0)) == len(found)
-    assert (label[tuple(found[:, 1:].T)] == found[:, 0]).all()
-    np.testing.assert_array_equal(found, foreground_locations(label, "case"))
-    assert (found != foreground_locations(label, "other")).any()
-    assert len(foreground_locations(label[:, :100] * 1, "case")) == 10_000
+    assert (label[tuple(found[:, 1:].T)] == np.array([0, 1, 7])[found[:, 0]]).all()
+    np.testing.assert_array_equal(found, foreground_locations(label, "case", labels))
+    assert (found != foreground_locations(label, "other", labels)).any()
+    assert len(foreground_locations(label[:, :100] * 1, "case", labels)) == 10_000
     assert foreground_voxels(label, {"two": 7, "background": 0, "one": 1, "none": 9}) == {
         "one": 1_680_000,
         "two": 10,
         "none": 0,
     }
+
+
+def test_locations_of_regions_overlap_and_those_of_annotated_voxels_come_first():
+    label = np.zeros((4, 10, 10), np.int16)
+    label[1], label[2], label[3], label[0, 0] = 1, 2, 3, -1
+    labels = {"background": 0, "whole": (1, 2), "inner": 2, "ignore": 3}
+    found = foreground_locations(label, "case", labels)
+    assert np.unique(found[:, 0], return_counts=True)[1].tolist() == [300, 200, 100]
+    assert (np.diff(found[:, 0]) >= 0).all()
+    values = label[tuple(found[:, 1:].T)]
+    assert set(values[found[:, 0] == 0]) == {-1, 0, 1, 2}
+    assert set(values[found[:, 0] == 1]) == {1, 2}
+    assert set(values[found[:, 0] == 2]) == {2}
+    assert foreground_voxels(label, labels) == {"whole": 200, "inner": 100}
+    assert len(foreground_locations(np.full((2, 2, 2), 3, np.int16), "case", labels)) == 0
 
 
 def dice(one, other):

@@ -25,7 +25,7 @@ def cases(phantom):
     for seed, shape in enumerate([(10, 12, 9), (6, 14, 12), (12, 12, 12)]):
         image, label = phantom(shape, seed)
         name = f"case_{seed}"
-        made.append(TrainingCase(name, LoadedCase(image, label, foreground_locations(label, name))))
+        made.append(TrainingCase(name, LoadedCase(image, label, foreground_locations(label, name, {"blob": 1}))))
     return made
 
 

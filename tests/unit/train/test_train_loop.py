@@ -28,6 +28,7 @@ from autoseg.train import loop, stage, state
 from autoseg.train.journal import ProgressBar, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, train, train_step
+from autoseg.train.losses import Objective
 from autoseg.train.sampling import TrainingCase
 from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint
 
@@ -52,7 +53,7 @@ def cases(phantom):
     for seed, shape in enumerate([(12, 12, 12), (10, 14, 9), (16, 8, 12)]):
         image, label = phantom(shape, seed)
         name = f"case_{seed}"
-        made.append(TrainingCase(name, LoadedCase(image, label, foreground_locations(label, name))))
+        made.append(TrainingCase(name, LoadedCase(image, label, foreground_locations(label, name, {"blob": 1}))))
     return made
 
 
@@ -79,7 +80,16 @@ class Run:
             augmentation=recipe.augmentation,
             seeds=(recipe.seed, 0, 0),
         )
-        self.course = Course(configuration, recipe, CPU, style, self._step, self.reports.append, self._save)
+        self.course = Course(
+            configuration,
+            Objective(configuration.batch_dice),
+            recipe,
+            CPU,
+            style,
+            self._step,
+            self.reports.append,
+            self._save,
+        )
 
     def _step(self, progress, loss):
         self.steps.append((progress, loss))

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.train.losses import at_level, deep_loss, dice_cross_entropy, level_weights, overlap_counts
+from autoseg.train.losses import (
+    Objective,
+    at_level,
+    deep_loss,
+    dice_cross_entropy,
+    level_weights,
+    overlap_counts,
+    region_masks,
+)
 
 SMOOTH = 1e-5
 
@@ -111,7 +119,7 @@ def test_the_deep_loss_is_the_weighted_sum_over_levels():
         float(dice_cross_entropy(levels[0], target, batch_dice=True)),
         float(dice_cross_entropy(levels[1], target[:, 1::2, 1::2], batch_dice=True)),
     ]
-    actual = deep_loss(levels, target, [0.75, 0.25], batch_dice=True)
+    actual = deep_loss(levels, target, [0.75, 0.25], Objective(batch_dice=True))
     assert float(actual) == pytest.approx(0.75 * parts[0] + 0.25 * parts[1], abs=1e-6)
 
 
@@ -120,4 +128,90 @@ def test_overlap_counts_of_a_small_example():
     predicted = torch.tensor([[1, 1, 0, 2, 2, 0]])
     logits = torch.nn.functional.one_hot(predicted, 4).movedim(-1, 1).float()
     # Hits 1, 2, 0; sizes 2+2, 2+3, 0+0 for classes 1, 2, 3.
-    assert overlap_counts(logits, target).tolist() == [[1.0, 2.0, 0.0], [4.0, 5.0, 0.0]]
+    assert overlap_counts(logits, target, Objective(batch_dice=True)).tolist() == [[1.0, 2.0, 0.0], [4.0, 5.0, 0.0]]
+
+
+NESTED = ((1, 2), (2,))
+
+
+def regions_by_hand(logits, target, known, *, batch_dice):
+    """Binary cross-entropy and Dice of nested regions in numpy, over the known voxels alone."""
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    truth = np.stack([np.isin(target, values) for values in NESTED], axis=1)
+    counts = np.broadcast_to(known[:, None], p.shape)
+    entropies = -np.where(truth, np.log(p), np.log(1 - p))
+    groups = [slice(None)] if batch_dice else [slice(b, b + 1) for b in range(len(logits))]
+    dice = []
+    for group in groups:
+        for k in range(len(NESTED)):
+            t, guess = truth[group, k] & known[group], p[group, k] * known[group]
+            dice.append((2 * (guess * t).sum() + SMOOTH) / (guess.sum() + t.sum() + SMOOTH))
+    return entropies[counts].mean() - np.mean(dice)
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+@pytest.mark.parametrize("ignore", [None, 3])
+def test_the_loss_of_regions_is_that_computed_by_hand(example, batch_dice, ignore):
+    logits, target = example
+    target[0, 0] = 3 if ignore else 0
+    objective = Objective(batch_dice=batch_dice, regions=NESTED, ignore=ignore)
+    actual = objective.loss(torch.from_numpy(logits[:, :2]), torch.from_numpy(target))
+    expected = regions_by_hand(logits[:, :2], target, target != 3, batch_dice=batch_dice)
+    assert float(actual) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("regions", [(), NESTED])
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_what_the_network_says_of_ignored_voxels_does_not_matter(example, regions, batch_dice):
+    logits, target = (torch.from_numpy(part) for part in example)
+    logits, target = logits[:, :2] if regions else logits, target.clone()
+    target[:, 1] = 3
+    objective = Objective(batch_dice=batch_dice, regions=regions, ignore=3)
+    logits = logits.clone().requires_grad_()
+    loss = objective.loss(logits, target)
+    loss.backward()
+    assert (logits.grad[:, :, 1] == 0).all()
+    assert (logits.grad[:, :, 0] != 0).any()
+    other = logits.detach().clone()
+    other[:, :, 1] = 7
+    assert float(objective.loss(other, target)) == pytest.approx(float(loss.detach()), abs=1e-6)
+
+
+def test_without_ignored_voxels_an_ignore_label_changes_nothing(example):
+    logits, target = (torch.from_numpy(part) for part in example)
+    with_label = Objective(batch_dice=False, ignore=3).loss(logits, target)
+    assert float(with_label) == pytest.approx(float(Objective(batch_dice=False).loss(logits, target)), abs=1e-6)
+
+
+@pytest.mark.parametrize("regions", [(), NESTED])
+def test_a_batch_without_any_annotated_voxel_has_a_finite_loss_and_no_gradient(regions):
+    logits = torch.randn(2, 2, 4, 4, requires_grad=True)
+    loss = Objective(batch_dice=False, regions=regions, ignore=2).loss(logits, torch.full((2, 4, 4), 2))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(-1.0)  # Dice of nothing with nothing
+    assert (logits.grad == 0).all()
+
+
+def test_region_masks_overlap():
+    target = torch.tensor([[0, 1, 2, 3]])
+    assert region_masks(target, NESTED).tolist() == [[[False, True, True, False], [False, False, True, False]]]
+
+
+def test_overlap_counts_of_regions_leave_ignored_voxels_out():
+    target = torch.tensor([[0, 1, 1, 2, 2, 3]])
+    whole, inner = [1.0, 1, -1, 1, 1, 1], [-1.0, -1, 1, 1, -1, 1]
+    counts = overlap_counts(torch.tensor([[whole, inner]]), target, Objective(False, NESTED, 3))
+    # whole: truth 4, predicted 4, common 3; inner: truth 2, predicted 2, common 1.
+    assert counts.tolist() == [[3.0, 1.0], [8.0, 4.0]]
+
+
+def test_overlap_counts_of_classes_leave_ignored_voxels_out():
+    target = torch.tensor([[0, 1, 1, 2]])
+    logits = torch.nn.functional.one_hot(torch.tensor([[1, 1, 0, 1]]), 2).movedim(-1, 1).float()
+    assert overlap_counts(logits, target, Objective(False, ignore=2)).tolist() == [[1.0], [4.0]]
+
+
+def test_samples_are_tied_by_batch_dice_and_by_an_ignore_label():
+    assert Objective(batch_dice=False).is_mean_over_samples
+    assert not Objective(batch_dice=True).is_mean_over_samples
+    assert not Objective(batch_dice=False, ignore=3).is_mean_over_samples

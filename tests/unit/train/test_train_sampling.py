@@ -70,6 +70,27 @@ def test_without_foreground_a_forced_patch_may_lie_anywhere():
     assert corners == {(z, y, x) for z in (0, 1) for y in (0, 1) for x in (0, 1)}
 
 
+SPARSE = np.array([[0, 3, 3, 3]] * 5 + [[1, 5, 5, 5]] * 5 + [[2, 7, 7, 7]] * 5, np.int32)
+
+
+def test_in_sparsely_annotated_cases_a_free_patch_is_centred_on_an_annotated_voxel():
+    rng = np.random.default_rng(0)
+    free = {choose_corner(rng, (9, 9, 9), (1, 1, 1), SPARSE, foreground=False) for _ in range(50)}
+    assert free == {(3, 3, 3)}
+
+
+def test_in_sparsely_annotated_cases_a_forced_patch_is_centred_on_foreground():
+    rng = np.random.default_rng(0)
+    forced = {choose_corner(rng, (9, 9, 9), (1, 1, 1), SPARSE, foreground=True) for _ in range(50)}
+    assert forced == {(5, 5, 5), (7, 7, 7)}
+
+
+def test_without_foreground_a_forced_patch_is_centred_on_an_annotated_voxel():
+    rng = np.random.default_rng(0)
+    forced = {choose_corner(rng, (9, 9, 9), (1, 1, 1), SPARSE[:5], foreground=True) for _ in range(50)}
+    assert forced == {(3, 3, 3)}
+
+
 @pytest.fixture
 def volume():
     return np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)

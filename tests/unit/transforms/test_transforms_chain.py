@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from autoseg.artifacts.fingerprint import IntensityStatistics
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.plan import Configuration, Plan, Resampling
+from autoseg.artifacts.preprocessed import Placement
 from autoseg.images.image import Image, LabelMap
 from autoseg.transforms import chain
 from autoseg.transforms.chain import forward, restore_labels, restore_probabilities
@@ -145,3 +146,21 @@ def test_wrong_shapes_are_refused(plan, configuration, case):
     placement = forward(image, label, plan, configuration).placement
     with pytest.raises(ValueError, match="logits of shape"):
         restore_labels(np.zeros((2, 3, 3, 3), np.float32), placement, plan, configuration)
+
+
+def test_regions_are_written_one_over_the_other(build_plan, build_configuration):
+    labels = {"background": 0, "whole": (1, 2, 3), "core": (2, 3), "active": 3}
+    configuration = build_configuration()
+    plan = build_plan({"3d_fullres": configuration}, labels=labels, regions_class_order=(1, 2, 3))
+    geometry = Geometry(shape=(1, 1, 6), spacing_mm=(1.0, 1.0, 1.0))
+    placement = Placement(geometry=geometry, crop_start=(0, 0, 0), crop_stop=(1, 1, 5), shape=(1, 1, 5))
+    whole, core, active = [-1, 2, 2, 2, -1], [-1, -1, 2, 2, 2], [-1, -1, -1, 2, -9]
+    logits = np.array([whole, core, active], np.float32).reshape(3, 1, 1, 5)
+    # The last voxel is core though not whole: each region is written by itself, as in nnU-Net. Outside the crop: 0.
+    assert restore_labels(logits, placement, plan, configuration).ravel().tolist() == [0, 1, 2, 3, 2, 0]
+    probabilities = restore_probabilities(logits, placement, plan, configuration)
+    expected = 1 / (1 + np.exp(-logits.reshape(3, 5)))
+    np.testing.assert_allclose(probabilities.reshape(3, 6)[:, :5], expected, atol=1e-3)
+    assert (probabilities[..., 5] == 0).all()
+    extreme = np.array([-1e4, 1e4, 0, 0, 0] * 3, np.float32).reshape(3, 1, 1, 5)
+    assert np.isfinite(restore_probabilities(extreme, placement, plan, configuration)).all()
