@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from autoseg.datasets.found import Found
+from autoseg.datasets.found import Found, some
 from autoseg.errors import DatasetError
 from autoseg.images.endings import KINDS, file_ending
 from autoseg.images.image import Image
@@ -29,7 +29,7 @@ def channel_names(found: Found, root: Path, stated: tuple[str, ...] | None, comm
         The number of names differs from the number of channels; or nothing names the channels of a volume,
         whose normalisation depends on the name.
     """
-    first = found.cases[0]
+    first, known = found.cases[0], found.stated.channel_names
     num_files = len(first.images)
     if stated is not None and len(stated) == num_files and num_files > 1:
         return stated
@@ -43,6 +43,10 @@ def channel_names(found: Found, root: Path, stated: tuple[str, ...] | None, comm
                 "the number of channel names differs from the number of channels",
                 where=f"case {first.name}, {first.images[0]}",
                 found=f"{len(stated)} names ({', '.join(stated)}) and {count} channels",
+                allowed=f"names for all channels, or some of {', '.join(known)}"
+                if known
+                else "a name for each channel",
+                hint=f"the files are {some(list(first.images))}" if num_files > 1 else None,
             )
         return stated
     is_picture = image.geometry.num_dimensions == 2 and KINDS.get(_ending(first.images[0])) != "volume"
