@@ -190,7 +190,7 @@ def _choose(
         raise DatasetError(
             "a BIDS dataset has no labels",
             where=str(labels or root / DERIVATIVES),
-            found=f"the folders {some([folder.name for folder in _folders(root)[1:]]) or 'none'}",
+            found=f"no label in {some([str(folder) for folder in _folders(root)])}" if _folders(root) else "nothing",
             allowed=f"{DERIVATIVES}/NAME/sub-01/anat/sub-01_dseg.nii.gz, or names that end in _mask",
             hint=f"autoseg plan {root} --labels DIR, where DIR holds sub-01/, sub-02/, ...",
         )

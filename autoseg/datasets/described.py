@@ -1,6 +1,7 @@
 """Cases from a folder with a dataset.json: nnU-Net's layout and the Medical Decathlon's."""
 
 import shlex
+from collections import Counter
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,7 +11,7 @@ from autoseg.artifacts.dataset import Case, Naming
 from autoseg.artifacts.labels import Labels, has_regions
 from autoseg.datasets.folders import check_channels, check_partners, group_channels
 from autoseg.datasets.found import Found, Stated, checked_folder, readable_files, stored_path
-from autoseg.datasets.pairing import FIRST_CHANNEL, Cut, closest, commonest_ending, find_cut, stem, stems_of
+from autoseg.datasets.pairing import Cut, closest, commonest_ending, find_cut, stem, stems_of
 from autoseg.errors import DatasetError
 from autoseg.images.endings import file_ending
 
@@ -251,9 +252,10 @@ def find_nnunet(raw: Path, description: Description, num_channels: int | None) -
     # A case's own name may end in four digits too; the labels tell.
     members = group_channels(image_files, label_files)
     if set(members) & set(label_files):
-        holds_all = all(set(marks) <= {"", FIRST_CHANNEL} for marks in members.values())
-        expected = None if holds_all or not num_channels else [f"_{number:04d}" for number in range(num_channels)]
-        check_channels(members, images, expected)
+        # A single file may hold all channels, and a number of names that fits no case is no fault of a case.
+        usual = Counter(map(len, members.values())).most_common(1)[0][0]
+        numbered = [f"_{number:04d}" for number in range(usual)]
+        check_channels(members, images, numbered if usual == num_channels and usual > 1 else None)
     if not set(members) & set(label_files):
         first = min(label_files)
         raise DatasetError(

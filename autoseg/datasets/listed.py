@@ -20,7 +20,7 @@ TABLES, JSON = (".csv", ".tsv"), ".json"
 COLUMNS = ("case", "image", "label", "fold", "group")
 CHANNEL = "image_"
 SEPARATORS = ",;\t"
-EXAMPLE = "case,image,label\na,scans/a.nii.gz,labels/a.nii.gz"
+EXAMPLE = "a first line case,image,label and one for each case: a,scans/a.nii.gz,labels/a.nii.gz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _check_header(header: list[str], where: str) -> None:
         # images_CT, imge_CT
         word, mark, channel = name.partition("_")
         if mark and channel and word != "image" and "image" not in header:
-            check_spelling([f"{word}_"], [CHANNEL], f"{where}, {name}")
+            check_spelling([name], [f"{CHANNEL}{channel}"], where)
     missing = [] if "image" in header or channels else ["image, or image_CHANNEL for each channel"]
     missing += [] if "label" in header else ["label"]
     if missing:

@@ -43,9 +43,7 @@ def channel_names(found: Found, root: Path, stated: tuple[str, ...] | None, comm
                 "the number of channel names differs from the number of channels",
                 where=f"case {first.name}, {first.images[0]}",
                 found=f"{len(stated)} names ({', '.join(stated)}) and {count} channels",
-                allowed=f"names for all channels, or some of {', '.join(known)}"
-                if known
-                else "a name for each channel",
+                allowed="a name for each channel" + (f": {', '.join(known)}" if known and known != stated else ""),
                 hint=f"the files are {some(list(first.images))}" if num_files > 1 else None,
             )
         return stated

@@ -1,6 +1,7 @@
 """What label values mean: names and the files' values -> consecutive values, and how the files write them."""
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +163,9 @@ def _values_of_file(case: Case, root: Path) -> list[int]:
         return []
     try:
         values = read_label(root / case.label, case=case.name).values()
-    except DatasetError as error:
-        hint = error.hint or "is it an image? --images names the folder of images, --labels that of labels"
-        raise DatasetError(error.what, error.where, error.found, error.allowed, hint) from error
+    except DatasetError:
+        _check_order(case, root)
+        raise
     between = [value for value in values if 0 < value < WHITE]
     if WHITE in values and (len(between) > SMEARED or {1, WHITE - 1} <= set(between)):
         raise DatasetError(
@@ -176,6 +177,22 @@ def _values_of_file(case: Case, root: Path) -> list[int]:
             "above 127 to 255 and the rest to 0. Values that are classes indeed have to be named in dataset.json",
         )
     return values
+
+
+def _check_order(case: Case, root: Path) -> None:
+    """See whether the image holds what the label should, where the label can't be one."""
+    try:
+        values = read_label(root / case.images[0], case=case.name).values()
+    except DatasetError:
+        return
+    if case.label is not None and 1 < len(values) <= SMEARED:
+        folders = [str((root / file).parent) for file in (case.label, case.images[0])]
+        raise DatasetError(
+            "images and labels look swapped",
+            where=f"case {case.name}, label {root / case.label}",
+            found=f"{case.images[0]} holds the values {_listed(values)}, as a label would",
+            hint=shlex.join(["autoseg", "plan", "--images", folders[0], "--labels", folders[1]]),
+        )
 
 
 def _close_gaps(labels: Labels, order: tuple[int, ...]) -> Meaning:

@@ -182,7 +182,7 @@ def labels_as_list(root):
     described(root, labels=["background", "a"])
 
 
-def too_few_channel_names(root):
+def too_many_channel_names(root):
     described(root, channel_names={"0": "T1", "1": "T2", "2": "T3"})
 
 
@@ -204,12 +204,14 @@ def more_values_than_names(root):
 
 def negative_values(root):
     folders(root)
+    fractional(root / "images/bob_ct.nii.gz", -1000)
     fractional(root / "labels/bob_seg.nii.gz", -1)
     return [root, "--channels", "CT"]
 
 
 def fractional_values(root):
     folders(root)
+    fractional(root / "images/bob_ct.nii.gz", -1000)
     fractional(root / "labels/bob_seg.nii.gz")
     return [root, "--channels", "CT"]
 
@@ -405,16 +407,16 @@ def no_expression(root):
         (empty_folder, "raw", "image.nii.gz"),
         (empty_images, "raw/images", "files ending in .nii.gz"),
         (swapped_options, "raw/labels", "autoseg plan --images {root}/images --labels {root}/labels"),
-        (swapped_contents, "labels/ada_ct.nii.gz", "label"),
+        (swapped_contents, "labels/ada_ct.nii.gz", "--images {root}/labels --labels {root}/images"),
         (label_among_images, "images/bob_seg.nii.gz", "remove bob_seg.nii.gz from"),
         (broken_json, "raw/dataset.json", "check the path and the file"),
         (misspelt_key, "dataset.json, channel_name", "did you mean channel_names?"),
         (labels_as_list, "dataset.json, labels", '{"background": 0, "tumour": 1}'),
-        (too_few_channel_names, "case ada in", "add ada_0002"),
+        (too_many_channel_names, "ada_0000.nii.gz, imagesTr/ada_0001.nii.gz", "a name for each channel"),
         (too_many_channels_wished, "images/ada_ct.nii.gz", "a name for each channel"),
         (label_value_without_a_name, "labelsTr/bob.nii.gz", "name the value under labels in dataset.json"),
         (more_values_than_names, "case bob, which holds 255", "a name for each value"),
-        (negative_values, "labels/bob_seg.nii.gz", "is it an image?"),
+        (negative_values, "labels/bob_seg.nii.gz", "0 to 65535"),
         (fractional_values, "labels/bob_seg.nii.gz", "nearest neighbour"),
         (smoothed_masks, "labels/bob.png", "set what is above 127 to 255"),
         (compressed_masks, "labels/bob.png", "stored as JPEG"),
@@ -434,7 +436,7 @@ def no_expression(root):
         (list_with_a_case_twice, "list.csv, line 6", "also in {root}/list.csv, line 3"),
         (list_with_an_image_twice, "bob_ct.nii.gz", "take one of the two lines out"),
         (list_with_a_misspelt_column, "list.csv, line 1, lable", "did you mean label?"),
-        (list_with_a_misspelt_channel, "imge_CT", "did you mean image_?"),
+        (list_with_a_misspelt_channel, "imge_CT", "did you mean image_CT?"),
         (list_without_labels, "list.csv, line 1: label", "case,image,label"),
         (list_with_an_empty_cell, "list.csv, line 6, label", "fill it"),
         (list_with_a_comma_too_many, "list.csv, line 6", "in quotes"),
