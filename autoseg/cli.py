@@ -267,7 +267,8 @@ def plan(
     click.echo(f"{len(read(space.fingerprint, Fingerprint).cases)} cases -> {space.plan}")
     if write_nnunet is not None:
         inputs = (fingerprint, dataset, read_nnunet)
-        planning.export_nnunet(made, space, write_nnunet, raw=raw, description=dataset, inputs=inputs)
+        folder = raw.parent if raw is not None and raw.is_file() else raw
+        planning.export_nnunet(made, space, write_nnunet, raw=folder, description=dataset, inputs=inputs)
         click.echo(f"-> {write_nnunet}")
 
 
