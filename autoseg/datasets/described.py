@@ -1,4 +1,4 @@
-"""Cases from a folder with a dataset.json: nnU-Net's layout and the Medical Decathlon's."""
+"""What a dataset.json says, and the cases of nnU-Net's layout."""
 
 import shlex
 from collections import Counter
@@ -11,7 +11,7 @@ from autoseg.artifacts.dataset import Case, Naming
 from autoseg.artifacts.labels import Labels, has_regions
 from autoseg.datasets.folders import check_channels, check_partners, group_channels
 from autoseg.datasets.found import Found, Stated, checked_folder, readable_files, stored_path
-from autoseg.datasets.pairing import Cut, closest, commonest_ending, find_cut, stem, stems_of
+from autoseg.datasets.pairing import closest, commonest_ending, stems_of
 from autoseg.errors import DatasetError
 from autoseg.images.endings import file_ending
 
@@ -168,61 +168,6 @@ def is_decathlon(raw: Path, description: Description) -> bool:
         return False
     files = [entry.get("image") for entry in listed if isinstance(entry, dict)]
     return any(isinstance(file, str) and (raw / file).is_file() for file in files) or not (raw / "imagesTr").is_dir()
-
-
-def find_decathlon(raw: Path, description: Description) -> Found:
-    """The cases that dataset.json lists under ``training``.
-
-    Raises
-    ------
-    DatasetError
-        An entry is malformed, a listed file is missing, a case is there twice, or none is left.
-    """
-    where = str(raw / "dataset.json")
-    pairs: list[tuple[Path, Path]] = []
-    for number, entry in enumerate(description["training"]):
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
-            raise DatasetError(
-                "a training entry is malformed",
-                where=f"{where}, training.{number}",
-                found=entry,
-                allowed='{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}',
-            )
-        image, label = raw / entry["image"], raw / entry["label"]
-        if not image.name.startswith(".") and not label.name.startswith("."):
-            pairs.append((image, label))
-    if not pairs:
-        raise DatasetError("dataset.json lists no training case", where=f"{where}, training")
-    for image, label in pairs:
-        for file in (image, label):
-            if not file.is_file():
-                raise DatasetError(
-                    "a listed file is missing",
-                    where=f"case {stem(image.name)}, {file}",
-                    found=f"listed in {where}",
-                    hint="copy the file, or take its entry out of dataset.json",
-                )
-    labels_by_image = stems_of((image.name for image, _ in pairs), where)
-    stems_of((label.name for _, label in pairs), where)
-    cut, matches = find_cut(list(labels_by_image), [stem(label.name) for _, label in pairs])
-    if matches < len(pairs):
-        cut = Cut("", "", "", "")
-    cases = sorted(
-        (
-            Case(
-                name=stem(image.name).removesuffix(cut.image_suffix),
-                images=(stored_path(image, raw),),
-                label=stored_path(label, raw),
-            )
-            for image, label in pairs
-        ),
-        key=lambda case: case.name,
-    )
-    naming = Naming(
-        image_suffixes=(f"{cut.image_suffix}{commonest_ending(image.name for image, _ in pairs)}",),
-        label_suffix=f"{cut.label_suffix}{commonest_ending(label.name for _, label in pairs)}",
-    )
-    return Found(tuple(cases), naming)
 
 
 def find_nnunet(raw: Path, description: Description, num_channels: int | None) -> Found:

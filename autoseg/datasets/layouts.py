@@ -209,12 +209,12 @@ def _find_in(root: Path, labels: Path | None, channels: Sequence[str] | None) ->
 
 def _find_described(root: Path, file: Path, channels: Sequence[str] | None) -> Found:
     description = read_json(file)
+    if described.is_decathlon(root, description):
+        return find_listed(file)
     said = described.stated(description, str(file))
     named = channels or said.channel_names
     folders = find_folders(root)
-    if described.is_decathlon(root, description):
-        found = described.find_decathlon(root, description)
-    elif (root / "imagesTr").is_dir() or not folders:
+    if (root / "imagesTr").is_dir() or not folders:
         found = described.find_nnunet(root, description, len(named) if named else None)
     else:
         found = find_pairs(*folders, root)

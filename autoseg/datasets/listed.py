@@ -1,15 +1,15 @@
-"""Cases from a list with explicit paths: CSV, TSV or JSON -> cases."""
+"""Cases from a list with explicit paths: CSV, TSV or JSON, the Medical Decathlon's dataset.json too -> cases."""
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autoseg.artifacts.base import read_any_json
 from autoseg.artifacts.dataset import Case
-from autoseg.datasets.described import check_spelling, stated
+from autoseg.datasets.described import HIGHEST, check_spelling, stated
 from autoseg.datasets.found import Found, Stated, some, stored_path
 from autoseg.datasets.naming import case_names, naming_of
 from autoseg.datasets.pairing import closest
@@ -70,9 +70,10 @@ def find_listed(file: Path) -> Found:
         missing; a case or an image is there twice; cases have different channels.
     """
     description, entries = _read_json(file) if file.suffix.lower() == JSON else ({}, _read_table(file))
-    if not entries:
+    # The Decathlon's lists hold the hidden files that some systems make beside each file.
+    rows = [row for row in (_row(*entry) for entry in entries) if not Path(row.images[0]).name.startswith(".")]
+    if not rows:
         raise DatasetError("a list holds no case", where=str(file), allowed=EXAMPLE)
-    rows = [_row(where, entry) for where, entry in entries]
     _check_alike(rows)
     root = file.parent
     names = _names(rows, root, file)
@@ -89,7 +90,7 @@ def find_listed(file: Path) -> Found:
     _check_images(cases, rows, root)
     said = stated(description, str(file)) if description else Stated(where=str(file))
     if said.channel_names is None:
-        said = Stated(rows[0].channels, said.labels, said.regions_class_order, {}, said.num_training, said.where)
+        said = replace(said, channel_names=rows[0].channels)
     columns: dict[str, dict[str, str]] = {}
     for name, row in zip(names, rows, strict=True):
         for column, text in {**row.others, **({"group": row.group} if row.group else {})}.items():
@@ -191,12 +192,7 @@ def _gathered(cells: dict[str, str]) -> dict[str, Any]:
 
 def _read_json(file: Path) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
     """What a JSON list says of the dataset, and its entries, each with its place."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            "a JSON file can't be read", where=str(file), found=str(error), hint="check the path and the file"
-        ) from error
+    content = read_any_json(file)
     description = content if isinstance(content, dict) else {}
     key = next((name for name in ("training", "cases") if name in description), "training")
     entries = description.get(key) if isinstance(content, dict) else content
@@ -233,7 +229,7 @@ def _row(where: str, entry: Mapping[str, Any]) -> Row:
             continue
         if text is None or (isinstance(text, str) and not text.strip()):
             raise DatasetError("a cell is empty", where=f"{where}, {column}", hint="fill it, or remove the line")
-        if not isinstance(text, str):
+        if not isinstance(text, str) or "\0" in text:
             raise _malformed(f"{where}, {column}", text)
     if not images or (channels and not all(channels)):
         raise _malformed(f"{where}, image", image)
@@ -252,7 +248,7 @@ def _row(where: str, entry: Mapping[str, Any]) -> Row:
 def _fold(where: str, value: object) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not str(value).isdecimal():
+    if isinstance(value, bool) or not str(value).isdecimal() or int(str(value)) > HIGHEST:
         raise DatasetError("a fold is no number", where=f"{where}, fold", found=value, allowed="0, 1, 2, ...")
     return int(str(value))
 
@@ -314,7 +310,7 @@ def _names(rows: Sequence[Row], root: Path, file: Path) -> list[str]:
 def _existing(path: str, root: Path, where: str, case: str) -> Path:
     """A file of the list, absolute."""
     file = root / path
-    if not file.exists():
+    if not _exists(file):
         folder = file.parent
         close = closest(file.name, [entry.name for entry in folder.iterdir()]) if folder.is_dir() else None
         raise DatasetError(
@@ -332,6 +328,13 @@ def _existing(path: str, root: Path, where: str, case: str) -> Path:
             allowed=f"files ending in {', '.join(KINDS)}",
         )
     return file
+
+
+def _exists(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # a name that is too long, or a folder that may not be entered
+        return False
 
 
 def _check_images(cases: Sequence[Case], rows: Sequence[Row], root: Path) -> None:
