@@ -169,11 +169,16 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("raw", type=FOLDER, required=False)
+@click.argument("raw", type=ANY_PATH, required=False)
 @click.option("--images", type=FOLDER, help="Folder of images, where RAW has no dataset.json.")
-@click.option("--labels", type=FOLDER, help="Folder of labels.")
+@click.option("--labels", type=FOLDER, help="Folder of labels; with RAW alone, which derivatives of a BIDS dataset.")
 @click.option("--channels", metavar="NAMES", help="Channel names, e.g. CT,PET; CT is normalized as CT.")
 @click.option("--label-names", metavar="NAMES", help="Label names in order of their values, e.g. liver,tumour.")
+@click.option(
+    "--group-by",
+    metavar="REGEX|COLUMN",
+    help="Which cases stay together in the folds: a column of the list, or a part of the case's name, e.g. '^[^_]+'.",
+)
 @click.option(
     "--preset",
     type=click.Choice([*get_args(PresetName), "auto"]),
@@ -214,6 +219,7 @@ def plan(
     labels: Path | None,
     channels: str | None,
     label_names: str | None,
+    group_by: str | None,
     preset: WishedPreset,
     gpu_memory_gb: float | None,
     spacing: tuple[float, ...] | None,
@@ -231,8 +237,9 @@ def plan(
 ) -> None:
     """Measure the dataset RAW and plan every configuration.
 
-    Reads RAW (nnU-Net or Medical Decathlon layout, or --images and --labels), or a --fingerprint. Writes
-    dataset.json, fingerprint.json, plan.json and plan.md into the workspace.
+    Reads RAW (a folder in nnU-Net's, the Medical Decathlon's or BIDS' layout, with folders of images and of labels,
+    or with one folder a case; or a list of files: CSV, TSV or JSON), or --images and --labels, or a --fingerprint.
+    Writes dataset.json, fingerprint.json, plan.json and plan.md into the workspace.
     """
     from autoseg import console, planning
     from autoseg.artifacts.base import read
@@ -241,14 +248,14 @@ def plan(
     from autoseg.plan.decide import Wishes
 
     folders = [folder for folder in (raw, images, labels) if folder is not None]
-    if fingerprint is not None and (folders or channels or label_names):
-        message = "--fingerprint takes the place of RAW, --images, --labels, --channels and --label-names"
+    if fingerprint is not None and (folders or channels or label_names or group_by):
+        message = "--fingerprint takes the place of RAW, --images, --labels, --channels, --label-names and --group-by"
         raise click.UsageError(message)
     if dataset is not None and fingerprint is None:
         message = "--dataset belongs to --fingerprint"
         raise click.UsageError(message)
-    if (images is None) != (labels is None) or not (folders or fingerprint):
-        message = "give the dataset's folder RAW, or both --images and --labels, or --fingerprint"
+    if (images is not None and labels is None) or not (raw or images or fingerprint):
+        message = "give the dataset RAW, or both --images and --labels, or --fingerprint"
         raise click.UsageError(message)
     if read_nnunet is not None and (measure or spacing or gpu_memory_gb or preset != "plain"):
         message = "--read-nnunet takes the place of --preset, --gpu-memory, --spacing and --measure"
@@ -259,7 +266,12 @@ def plan(
         made = planning.plan_fingerprint(fingerprint, space, description=dataset, wishes=wishes, imported=read_nnunet)
     else:
         found = find_dataset(
-            raw, images=images, labels=labels, channels=_names(channels), label_names=_names(label_names)
+            raw,
+            images=images,
+            labels=labels,
+            channels=_names(channels),
+            label_names=_names(label_names),
+            group_by=group_by,
         )
         found = msgspec.structs.replace(found, repair=repair)
         made = planning.plan(
@@ -273,7 +285,8 @@ def plan(
     click.echo(f"{len(measured.cases)} cases -> {space.plan}")
     if write_nnunet is not None:
         inputs = (fingerprint, dataset, read_nnunet)
-        planning.export_nnunet(made, space, write_nnunet, raw=raw, description=dataset, inputs=inputs)
+        folder = raw.parent if raw is not None and raw.is_file() else raw
+        planning.export_nnunet(made, space, write_nnunet, raw=folder, description=dataset, inputs=inputs)
         click.echo(f"-> {write_nnunet}")
 
 

@@ -216,6 +216,22 @@ def read_json(path: Path) -> dict[str, Any]:
     DatasetError
         The file can't be read, or holds no object.
     """
+    content = read_any_json(path)
+    if not isinstance(content, dict):
+        raise DatasetError(
+            "a JSON file holds no object", where=str(path), found=type(content).__name__, allowed="{...}"
+        )
+    return content
+
+
+def read_any_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """What a JSON file of another program holds, object or not.
+
+    Raises
+    ------
+    DatasetError
+        The file can't be read.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         # Half a character, which JSON lets one write, is no text.
@@ -224,10 +240,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DatasetError(
             "a JSON file can't be read", where=str(path), found=str(error), hint="check the path and the file"
         ) from error
-    if not isinstance(content, dict):
-        raise DatasetError(
-            "a JSON file holds no object", where=str(path), found=type(content).__name__, allowed="{...}"
-        )
     return content
 
 

@@ -1,17 +1,23 @@
-"""Cases from a folder with a dataset.json: nnU-Net's layout and the Medical Decathlon's."""
+"""What a dataset.json says, and the cases of nnU-Net's layout."""
 
+import shlex
+from collections import Counter
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from autoseg.artifacts.dataset import Case, Naming
-from autoseg.artifacts.labels import Labels
+from autoseg.artifacts.labels import Labels, has_regions
 from autoseg.datasets.folders import check_channels, check_partners, group_channels
-from autoseg.datasets.found import Found, checked_folder, readable_files, stored_path
-from autoseg.datasets.pairing import Cut, closest, commonest_ending, find_cut, stem, stems_of
+from autoseg.datasets.found import Found, Stated, checked_folder, readable_files, stored_path
+from autoseg.datasets.pairing import closest, commonest_ending, stems_of
 from autoseg.errors import DatasetError
 from autoseg.images.endings import file_ending
 
 Description = dict[str, Any]
+HIGHEST = 65535  # of the values that a label map can hold
+KEYS = ("channel_names", "modality", "labels", "regions_class_order", "numTraining", "training", "file_ending")
 
 
 def described_channels(description: Description, where: str) -> tuple[str, ...] | None:
@@ -24,6 +30,10 @@ def described_channels(description: Description, where: str) -> tuple[str, ...] 
     """
     for key in ("channel_names", "modality"):
         names = description.get(key)
+        if isinstance(names, list):
+            names = {str(number): name for number, name in enumerate(names)}
+        if key == "channel_names" and names is not None and not isinstance(names, dict):
+            raise _no_object(names, f"{where}, {key}", '{"0": "CT", "1": "PET"}')
         if isinstance(names, dict) and names:
             wanted = [str(number) for number in range(len(names))]
             if sorted(names, key=lambda number: (len(number), number)) != wanted or not all(
@@ -53,7 +63,9 @@ def described_labels(description: Description, where: str) -> Labels | None:
         A value is no whole number.
     """
     labels = description.get("labels")
-    if not isinstance(labels, dict) or not labels:
+    if labels is not None and not isinstance(labels, dict):
+        raise _no_object(labels, f"{where}, labels", '{"background": 0, "tumour": 1}')
+    if not labels:
         return None
     if all(name.isdigit() and isinstance(value, str) and not value.isdigit() for name, value in labels.items()):
         labels = {value: int(name) for name, value in labels.items()}
@@ -61,16 +73,20 @@ def described_labels(description: Description, where: str) -> Labels | None:
     for name, value in labels.items():
         values = value if isinstance(value, list) and value else [value]
         for each in values:
-            if isinstance(each, bool) or not str(each).isdecimal():
+            if isinstance(each, bool) or not str(each).isdecimal() or int(each) > HIGHEST:
                 raise DatasetError(
                     "a label value is no whole number",
                     where=f"{where}, labels.{name}",
                     found=each,
-                    allowed="0, 1, 2, ...",
+                    allowed=f"0, 1, 2, ... to {HIGHEST}",
                 )
         numbers = tuple(int(each) for each in values)
         found[name] = numbers if isinstance(value, list) else numbers[0]
     return found
+
+
+def _no_object(found: object, where: str, example: str) -> DatasetError:
+    return DatasetError("names are not given as they should be", where=where, found=found, allowed=example)
 
 
 def described_class_order(description: Description, where: str) -> tuple[int, ...]:
@@ -98,6 +114,53 @@ def described_count(description: Description) -> int | None:
     return count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else None
 
 
+def stated(description: Description, where: str) -> Stated:
+    """All that a dataset.json, or a list with the same keys, says of its dataset.
+
+    Raises
+    ------
+    DatasetError
+        A key looks misspelt, or what one says can't be used.
+    """
+    check_spelling(description, KEYS, where)
+    return Stated(
+        channel_names=described_channels(description, where),
+        labels=described_labels(description, where),
+        regions_class_order=described_class_order(description, where),
+        num_training=described_count(description),
+        where=where,
+    )
+
+
+def check_spelling(words: Collection[str], known: Sequence[str], where: str) -> None:
+    """Refuse a word that looks like a known one misspelt; all others are the user's own.
+
+    Raises
+    ------
+    DatasetError
+        One does, and the known word itself is not there.
+    """
+    for word in words:
+        close = get_close_matches(word, [name for name in known if name not in words], n=1, cutoff=0.8)
+        if word not in known and close:
+            raise DatasetError(
+                "a name looks misspelt",
+                where=f"{where}, {word}",
+                allowed=", ".join(known),
+                hint=f"did you mean {close[0]}?",
+            )
+
+
+def _options(description: Description) -> list[str]:
+    """The names in a description as options of the command."""
+    channels, labels = described_channels(description, ""), described_labels(description, "") or {}
+    names = [name for name, value in labels.items() if value != 0]
+    return [
+        *(["--channels", ",".join(channels)] if channels else []),
+        *(["--label-names", ",".join(names)] if names and not has_regions(labels) else []),
+    ]
+
+
 def is_decathlon(raw: Path, description: Description) -> bool:
     """Whether the listed training files exist as written; nnU-Net's first version listed names without ``_0000``."""
     listed = description.get("training")
@@ -105,61 +168,6 @@ def is_decathlon(raw: Path, description: Description) -> bool:
         return False
     files = [entry.get("image") for entry in listed if isinstance(entry, dict)]
     return any(isinstance(file, str) and (raw / file).is_file() for file in files) or not (raw / "imagesTr").is_dir()
-
-
-def find_decathlon(raw: Path, description: Description) -> Found:
-    """The cases that dataset.json lists under ``training``.
-
-    Raises
-    ------
-    DatasetError
-        An entry is malformed, a listed file is missing, a case is there twice, or none is left.
-    """
-    where = str(raw / "dataset.json")
-    pairs: list[tuple[Path, Path]] = []
-    for number, entry in enumerate(description["training"]):
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
-            raise DatasetError(
-                "a training entry is malformed",
-                where=f"{where}, training.{number}",
-                found=entry,
-                allowed='{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}',
-            )
-        image, label = raw / entry["image"], raw / entry["label"]
-        if not image.name.startswith(".") and not label.name.startswith("."):
-            pairs.append((image, label))
-    if not pairs:
-        raise DatasetError("dataset.json lists no training case", where=f"{where}, training")
-    for image, label in pairs:
-        for file in (image, label):
-            if not file.is_file():
-                raise DatasetError(
-                    "a listed file is missing",
-                    where=f"case {stem(image.name)}, {file}",
-                    found=f"listed in {where}",
-                    hint="copy the file, or take its entry out of dataset.json",
-                )
-    labels_by_image = stems_of((image.name for image, _ in pairs), where)
-    stems_of((label.name for _, label in pairs), where)
-    cut, matches = find_cut(list(labels_by_image), [stem(label.name) for _, label in pairs])
-    if matches < len(pairs):
-        cut = Cut("", "", "", "")
-    cases = sorted(
-        (
-            Case(
-                name=stem(image.name).removesuffix(cut.image_suffix),
-                images=(stored_path(image, raw),),
-                label=stored_path(label, raw),
-            )
-            for image, label in pairs
-        ),
-        key=lambda case: case.name,
-    )
-    naming = Naming(
-        image_suffixes=(f"{cut.image_suffix}{commonest_ending(image.name for image, _ in pairs)}",),
-        label_suffix=f"{cut.label_suffix}{commonest_ending(label.name for _, label in pairs)}",
-    )
-    return Found(tuple(cases), naming)
 
 
 def find_nnunet(raw: Path, description: Description, num_channels: int | None) -> Found:
@@ -186,15 +194,13 @@ def find_nnunet(raw: Path, description: Description, num_channels: int | None) -
         for names in (readable_files(images), readable_files(labels))
     )
     image_files, label_files = stems_of(image_names, str(images)), stems_of(label_names, str(labels))
-    grouped = group_channels(image_files)
     # A case's own name may end in four digits too; the labels tell.
-    numbered = bool(grouped) and len(set(grouped) & set(label_files)) >= len(set(image_files) & set(label_files))
-    if numbered:
-        holds_all = all(set(numbers) == {0} for numbers in grouped.values())
-        check_channels(grouped, images, None if holds_all else num_channels)
-        members = grouped
-    else:
-        members = {case: {0: name} for case, name in image_files.items()}
+    members = group_channels(image_files, label_files)
+    if set(members) & set(label_files):
+        # A single file may hold all channels, and a number of names that fits no case is no fault of a case.
+        usual = Counter(map(len, members.values())).most_common(1)[0][0]
+        numbered = [f"_{number:04d}" for number in range(usual)]
+        check_channels(members, images, numbered if usual == num_channels and usual > 1 else None)
     if not set(members) & set(label_files):
         first = min(label_files)
         raise DatasetError(
@@ -202,21 +208,22 @@ def find_nnunet(raw: Path, description: Description, num_channels: int | None) -
             where=f"{images} and {labels}",
             found=f"label {label_files[first]}; the closest images are {closest(first, image_files.values())}",
             allowed=f"for that label {first}_0000{file_ending(min(image_files.values()))}",
-            hint="rename the files, or match the folders by suffix: --images imagesTr --labels labelsTr",
+            hint="rename the files, or match the folders by suffix: "
+            + shlex.join(["autoseg", "plan", "--images", str(images), "--labels", str(labels), *_options(description)]),
         )
     check_partners(set(members), set(label_files), images, labels)
-    numbers = sorted(next(iter(members.values())))
+    marks = sorted(next(iter(members.values())))
     image_ending = commonest_ending(image_files.values())
     cases = tuple(
         Case(
             name=case,
-            images=tuple(stored_path(images / members[case][number], raw) for number in numbers),
+            images=tuple(stored_path(images / members[case][mark], raw) for mark in marks),
             label=stored_path(labels / label_files[case], raw),
         )
         for case in sorted(members)
     )
     naming = Naming(
-        image_suffixes=tuple(f"_{number:04d}{image_ending}" if numbered else image_ending for number in numbers),
+        image_suffixes=tuple(f"{mark}{image_ending}" for mark in marks),
         label_suffix=commonest_ending(label_files.values()),
     )
     return Found(cases, naming)

@@ -1,11 +1,39 @@
 """What a search for cases finds, and the listing of a folder that every search starts with."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoseg.artifacts.dataset import Case, Naming
-from autoseg.errors import DatasetError
+from autoseg.artifacts.labels import Labels
+from autoseg.errors import DatasetError, nearest
 from autoseg.images.endings import KINDS, file_ending
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a dataset says of itself, in a dataset.json, a list, or the names of its files.
+
+    Attributes
+    ----------
+    channel_names : tuple of str or None
+    labels : dict of str to int or tuple of int, or None
+        With the values that stand in the label files, which may leave gaps.
+    regions_class_order : tuple of int
+        Likewise.
+    value_names : mapping of int to str
+        What single values are called, whether they occur or not; counts where `labels` is None.
+    num_training : int or None
+    where : str
+        The file that says so.
+    """
+
+    channel_names: tuple[str, ...] | None = None
+    labels: Labels | None = None
+    regions_class_order: tuple[int, ...] = ()
+    value_names: Mapping[int, str] = field(default_factory=dict)
+    num_training: int | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +45,15 @@ class Found:
     cases : tuple of Case
         Sorted by name; paths relative to the root where they lie below it.
     naming : Naming
+    stated : Stated
+    columns : mapping of str to mapping of str to str
+        What a list says of the cases besides their files: column to case to text.
     """
 
     cases: tuple[Case, ...]
     naming: Naming
+    stated: Stated = field(default_factory=Stated)
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def checked_folder(folder: Path, what: str = "the dataset folder") -> Path:
@@ -33,7 +66,10 @@ def checked_folder(folder: Path, what: str = "the dataset folder") -> Path:
     """
     if not folder.is_dir():
         found = "a file" if folder.is_file() else "nothing" if not folder.exists() else "no folder"
-        raise DatasetError(f"{what} does not exist", where=str(folder), found=found, hint="check the path")
+        parent = folder.absolute().parent
+        close = nearest(folder.name, (entry.name for entry in parent.iterdir())) if parent.is_dir() else None
+        hint = f"check the path; there is {folder.parent / close}" if close else "check the path"
+        raise DatasetError(f"{what} does not exist", where=str(folder), found=found, hint=hint)
     return folder.resolve()
 
 
@@ -46,19 +82,31 @@ def readable_files(folder: Path) -> list[str]:
         There are none, or a link leads nowhere.
     """
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    for entry in entries:
-        if file_ending(entry.name) is not None and entry.is_symlink() and not entry.exists():
-            raise DatasetError(
-                "a link points to a file that is not there", where=str(entry), hint="fetch the file, or remove the link"
-            )
-    every = [entry.name for entry in entries if entry.is_file()]
-    names = sorted(name for name in every if file_ending(name) is not None)
+    names = sorted(file.name for file in images_among(entries))
     if not names:
+        every = [entry.name for entry in entries if entry.is_file()]
         found = f"{len(every)} files of other kinds, such as {min(every)}" if every else "an empty folder"
         raise DatasetError(
             "a folder holds no images", where=str(folder), found=found, allowed=f"files ending in {', '.join(KINDS)}"
         )
     return names
+
+
+def images_among(entries: list[Path]) -> list[Path]:
+    """Those of a folder's entries that autoseg can read, sorted; hidden ones are left out.
+
+    Raises
+    ------
+    DatasetError
+        A link leads nowhere.
+    """
+    known = sorted(entry for entry in entries if file_ending(entry.name) and not entry.name.startswith("."))
+    for entry in known:
+        if entry.is_symlink() and not entry.exists():
+            raise DatasetError(
+                "a link points to a file that is not there", where=str(entry), hint="fetch the file, or remove the link"
+            )
+    return [entry for entry in known if entry.is_file()]
 
 
 def stored_path(file: Path, root: Path) -> str:

@@ -1,19 +1,25 @@
-"""Recognises a dataset's layout: folders -> Dataset; and groups the files to be predicted in the same way."""
+"""Recognises a dataset's layout: folders or a list -> Dataset; and groups the files to be predicted in the same way."""
 
 import logging
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from autoseg.artifacts.base import read_json
 from autoseg.artifacts.dataset import Case, Dataset, Naming
-from autoseg.artifacts.labels import Labels
 from autoseg.datasets import described
+from autoseg.datasets.bids import find_bids, is_bids
 from autoseg.datasets.folders import find_folders, find_pairs
 from autoseg.datasets.found import Found, checked_folder, readable_files, some
-from autoseg.datasets.names import channel_names, checked_labels, label_values
+from autoseg.datasets.groups import with_groups
+from autoseg.datasets.listed import find_listed, is_list
+from autoseg.datasets.names import channel_names
 from autoseg.datasets.pairing import closest, stem
+from autoseg.datasets.per_case import find_per_case
+from autoseg.datasets.unrecognised import no_list, unrecognised
+from autoseg.datasets.values import find_meaning
 from autoseg.errors import DatasetError
 from autoseg.images.endings import KINDS, file_ending
 
@@ -27,20 +33,26 @@ def find_dataset(
     labels: Path | None = None,
     channels: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
+    group_by: str | None = None,
 ) -> Dataset:
-    """Find the training cases in a folder, whichever of the known layouts it has.
+    """Find the training cases, whichever of the known layouts they have.
 
     Parameters
     ----------
     raw : Path or None
-        A folder in nnU-Net's layout, the Medical Decathlon's, or with a folder of images and one of labels.
+        A folder in nnU-Net's layout, the Medical Decathlon's or BIDS', with a folder of images and one of labels, or
+        with one folder a case; or a list of files (CSV, TSV, JSON).
     images, labels : Path, optional
-        Two plain folders; both or neither. They take precedence over what `raw` holds.
+        Two plain folders, which take precedence over what `raw` holds. `labels` alone chooses among the derivatives
+        of BIDS.
     channels : sequence of str, optional
-        Names of the channels; needed for volumes without dataset.json.
+        Names of the channels; needed for volumes where nothing else names them. Where files are told apart by such
+        names, in BIDS or folders of cases, those are chosen.
     label_names : sequence of str, optional
         Names of the labels in order of their values, without the background. Without them and without
         dataset.json all label files are read, and a value is called ``label_1``.
+    group_by : str, optional
+        As `autoseg.datasets.groups.with_groups`.
 
     Returns
     -------
@@ -49,62 +61,35 @@ def find_dataset(
     Raises
     ------
     DatasetError
-        One error, naming the case or folder: no such folder or an empty one; no layout recognised; nothing
-        matches; a missing channel; an image without label or the reverse; a case that is there twice; regions
-        or an ignore label; label values with gaps; channel names missing.
+        One error, naming the case or file: no such folder or an empty one; no layout recognised; nothing matches; a
+        missing channel; an image without label or the reverse; a case that is there twice; labels that contradict
+        each other; channel names missing; a case without a group.
     """
-    command = _command(raw, images, labels)
-    stated_channels = tuple(channels) if channels else None
-    stated_labels: Labels | None = None
-    class_order: tuple[int, ...] = ()
-    count: int | None = None
-    if images is not None or labels is not None:
-        if images is None or labels is None:
-            raise DatasetError("--images and --labels belong together", allowed="both, or a dataset folder alone")
-        images = checked_folder(images, "the image folder")
-        labels = checked_folder(labels, "the label folder")
-        if images == labels:
-            raise DatasetError(
-                "images and labels lie in one folder",
-                where=str(images),
-                hint="move the labels to a folder of their own: which file is which can't be told by names alone",
-            )
-        root = Path(os.path.commonpath([images, labels]))
-        found = find_pairs(images, labels, root)
-    elif raw is None:
-        raise DatasetError("no dataset is given", allowed="a dataset folder, or --images DIR --labels DIR")
-    else:
-        root = checked_folder(raw)
-        file = root / "dataset.json"
-        if file.is_file():
-            description = read_json(file)
-            stated_channels = stated_channels or described.described_channels(description, str(file))
-            stated_labels = described.described_labels(description, str(file))
-            class_order = described.described_class_order(description, str(file))
-            count = described.described_count(description)
-            found = _find_described(root, description, stated_channels)
-        else:
-            found = find_pairs(*find_folders(root), root)
+    root, found = _find(raw, images, labels, channels)
+    if group_by:
+        found = with_groups(found, group_by)
+    _check_kinds(found)
+    said = found.stated
     # Before the labels, which may take minutes to read.
-    names = channel_names(found, root, stated_channels, command)
-    if stated_labels is not None and not label_names:
-        values = checked_labels(stated_labels, class_order, f"{root / 'dataset.json'}, labels")
-    else:
-        values, class_order = label_values(found, root, label_names or None), ()
-    if count is not None and count != len(found.cases):
+    named = tuple(channels) if channels else said.channel_names
+    names = channel_names(found, root, named, _command(raw, images, labels))
+    meaning = find_meaning(found, root, label_names or None)
+    if said.num_training is not None and said.num_training != len(found.cases):
         log.warning(
-            "dataset.json says numTraining = %d, but there are %d cases; the plan's batch size goes by numTraining",
-            count,
+            "%s says numTraining = %d, but there are %d cases; the plan's batch size goes by numTraining",
+            Path(said.where).name,
+            said.num_training,
             len(found.cases),
         )
     return Dataset(
         root=root.as_posix(),
         channel_names=names,
-        labels=values,
-        regions_class_order=class_order,
+        labels=meaning.labels,
+        regions_class_order=meaning.regions_class_order,
+        file_values=meaning.file_values,
         naming=found.naming,
         cases=found.cases,
-        num_training=count or len(found.cases),
+        num_training=said.num_training or len(found.cases),
     )
 
 
@@ -174,12 +159,77 @@ def group_inputs(inputs: Sequence[Path], naming: Naming, num_channels: int) -> t
     return _as_cases(cases)
 
 
-def _find_described(root: Path, description: described.Description, channels: tuple[str, ...] | None) -> Found:
+def _find(
+    raw: Path | None, images: Path | None, labels: Path | None, channels: Sequence[str] | None
+) -> tuple[Path, Found]:
+    """What paths start from, and the cases."""
+    if images is not None and labels is not None:
+        images = checked_folder(images, "the image folder")
+        labels = checked_folder(labels, "the label folder")
+        if images == labels:
+            raise DatasetError(
+                "images and labels lie in one folder",
+                where=str(images),
+                hint="move the labels to a folder of their own, or list what belongs together in a file with the "
+                "columns image,label: autoseg plan LIST.csv",
+            )
+        root = Path(os.path.commonpath([images, labels]))
+        return root, find_pairs(images, labels, root)
+    if images is None and raw is not None:
+        if raw.is_file():
+            file = raw.absolute()
+            if not is_list(file):
+                raise no_list(raw)
+            if labels is None:
+                return file.parent, find_listed(file)
+        else:
+            root = checked_folder(raw)
+            if labels is None or is_bids(root):
+                return root, _find_in(root, labels, channels)
+    if (images is None) != (labels is None):
+        raise DatasetError(
+            "--images and --labels belong together", allowed="both, or a dataset alone; --labels alone is for BIDS"
+        )
+    raise DatasetError("no dataset is given", allowed="a dataset folder, a list, or --images DIR --labels DIR")
+
+
+def _find_in(root: Path, labels: Path | None, channels: Sequence[str] | None) -> Found:
+    """The cases in a folder, by the first layout that fits."""
+    file = root / "dataset.json"
+    if file.is_file():
+        return _find_described(root, file, channels)
+    if is_bids(root):
+        return find_bids(root, labels, channels)
+    folders = find_folders(root)
+    found = find_pairs(*folders, root) if folders else find_per_case(root, channels)
+    if found is None:
+        raise unrecognised(root)
+    return found
+
+
+def _find_described(root: Path, file: Path, channels: Sequence[str] | None) -> Found:
+    description = read_json(file)
     if described.is_decathlon(root, description):
-        return described.find_decathlon(root, description)
-    if (root / "imagesTr").is_dir():
-        return described.find_nnunet(root, description, len(channels) if channels else None)
-    return find_pairs(*find_folders(root), root)
+        return find_listed(file)
+    said = described.stated(description, str(file))
+    named = channels or said.channel_names
+    folders = find_folders(root)
+    if (root / "imagesTr").is_dir() or not folders:
+        found = described.find_nnunet(root, description, len(named) if named else None)
+    else:
+        found = find_pairs(*folders, root)
+    return replace(found, stated=said)
+
+
+def _check_kinds(found: Found) -> None:
+    """Refuse label files that can't hold labels, before any is read."""
+    for case in found.cases:
+        if case.label is not None and (file_ending(case.label) or "").lower() in (".jpg", ".jpeg"):
+            raise DatasetError(
+                "JPEG changes label values",
+                where=f"case {case.name}, label {case.label}",
+                hint="export the masks again, as PNG",
+            )
 
 
 def _command(raw: Path | None, images: Path | None, labels: Path | None) -> str:

@@ -1,14 +1,12 @@
-"""Names of channels and labels, from what the user says, dataset.json says, or the files hold."""
+"""Names of channels, from what the user says, the dataset says, or the files hold."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from autoseg.artifacts.labels import BACKGROUND, IGNORE, Labels, fault, foreground, has_regions
-from autoseg.datasets.found import Found
+from autoseg.datasets.found import Found, some
 from autoseg.errors import DatasetError
 from autoseg.images.endings import KINDS, file_ending
 from autoseg.images.image import Image
-from autoseg.images.io import read_image, read_label
+from autoseg.images.io import read_image
 
 HOUNSFIELD_AIR = -500.0  # No other common modality has values below it, so one tells a CT.
 
@@ -31,11 +29,11 @@ def channel_names(found: Found, root: Path, stated: tuple[str, ...] | None, comm
         The number of names differs from the number of channels; or nothing names the channels of a volume,
         whose normalisation depends on the name.
     """
-    first = found.cases[0]
+    first, known = found.cases[0], found.stated.channel_names
     num_files = len(first.images)
     if stated is not None and len(stated) == num_files and num_files > 1:
         return stated
-    if stated is not None and len(stated) == num_files == 1 and KINDS[_ending(first.images[0])] == "volume":
+    if stated is not None and len(stated) == num_files == 1 and KINDS.get(_ending(first.images[0])) == "volume":
         return stated
     image = read_image([root / file for file in first.images], case=first.name)
     count = len(image.array_czyx)
@@ -45,93 +43,14 @@ def channel_names(found: Found, root: Path, stated: tuple[str, ...] | None, comm
                 "the number of channel names differs from the number of channels",
                 where=f"case {first.name}, {first.images[0]}",
                 found=f"{len(stated)} names ({', '.join(stated)}) and {count} channels",
+                allowed="a name for each channel" + (f": {', '.join(known)}" if known and known != stated else ""),
+                hint=f"the files are {some(list(first.images))}" if num_files > 1 else None,
             )
         return stated
-    is_picture = image.geometry.num_dimensions == 2 and KINDS[_ending(first.images[0])] != "volume"
+    is_picture = image.geometry.num_dimensions == 2 and KINDS.get(_ending(first.images[0])) != "volume"
     if is_picture and count in (1, 3):
         return ("gray",) if count == 1 else ("R", "G", "B")
     raise _unnamed(image, count, command, f"case {first.name}, {first.images[0]}")
-
-
-def label_values(found: Found, root: Path, names: Sequence[str] | None) -> Labels:
-    """Label names to values; without names every label file is read to see which values there are.
-
-    Parameters
-    ----------
-    found : Found
-    root : Path
-    names : sequence of str or None
-        The labels' names in order of their values, starting at 1.
-
-    Raises
-    ------
-    DatasetError
-        A name is there twice or empty; without names: a label file can't be read, the values aren't 1, 2, 3, ...
-        or there is only background.
-    """
-    if names is not None:
-        names = list(names[1:] if names and names[0].lower() == "background" else names)
-        if not names or len(set(names)) < len(names) or {"", BACKGROUND, IGNORE} & set(names):
-            raise DatasetError(
-                "the label names can't be used",
-                where="--label-names",
-                found=", ".join(names) or "none",
-                allowed="different names, in order of the label values, without the background; ignore is none",
-            )
-        return {BACKGROUND: 0, **{name: value for value, name in enumerate(names, start=1)}}
-    values: dict[int, str] = {}
-    for case in found.cases:
-        if case.label is not None:
-            for value in read_label(root / case.label, case=case.name).values():
-                values.setdefault(value, case.name)
-    present = sorted(set(values) - {0})
-    if not present:
-        raise DatasetError(
-            "the labels hold nothing but background", where=f"all {len(found.cases)} label files", found="only 0"
-        )
-    check_consecutive(present, f"the label files; {present[-1]} is in case {values[present[-1]]}")
-    return {BACKGROUND: 0, **{f"label_{value}": value for value in present}}
-
-
-def checked_labels(labels: Labels, regions_class_order: tuple[int, ...], where: str) -> Labels:
-    """Labels as stated, with the name of value 0 set to ``background``.
-
-    Raises
-    ------
-    DatasetError
-        Two labels share a value, values leave a gap, there is only background, ``ignore`` is not the highest value,
-        or there are regions and no value to write for each of them.
-    """
-    named = {name: value for name, value in labels.items() if value != 0}
-    if not foreground(named):
-        raise DatasetError("there is no label but the background", where=where, found=labels)
-    if BACKGROUND in named:
-        raise DatasetError("the background must be 0", where=where, found=named[BACKGROUND])
-    if not has_regions(named):
-        named = dict(sorted(named.items(), key=lambda item: str(item[1]).zfill(5)))
-    checked: Labels = {BACKGROUND: 0, **named}
-    wrong = fault(checked, regions_class_order)
-    if wrong is not None:
-        raise DatasetError(
-            "the labels contradict each other",
-            where=where,
-            found=f"{wrong}: {labels}",
-            allowed="0 for the background, then 1, 2, 3, ... without a gap; ignore last",
-            hint='for regions also "regions_class_order": the value to write for each of them',
-        )
-    return checked
-
-
-def check_consecutive(values: list[int], where: str) -> None:
-    """See that sorted label values are 1, 2, 3, ...; DatasetError otherwise."""
-    if values != list(range(1, len(values) + 1)):
-        raise DatasetError(
-            "the label values leave gaps",
-            where=where,
-            found=", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else ""),
-            allowed="0 for the background, then 1, 2, 3, ... without a gap",
-            hint="renumber the values in the label files (for a 0/255 mask: 255 to 1)",
-        )
 
 
 def _ending(file: str) -> str:

@@ -16,6 +16,8 @@ from autoseg.images.endings import file_ending
 
 SEPARATORS = "_-. "
 CHANNEL = re.compile(r"_\d{4}$")
+FIRST_CHANNEL = "_0000"
+LAST_WORD, FIRST_WORD = re.compile(r"[_\-. ][^_\-. ]+$"), re.compile(r"^[^_\-. ]+[_\-. ]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,18 @@ def commonest_ending(names: Iterable[str]) -> str:
     return Counter(file_ending(name) or "" for name in names).most_common(1)[0][0]
 
 
-def split_channel(image_stem: str) -> tuple[str, int | None]:
-    """Part ``CASE_0002`` into case and channel number; the number is None where there is none."""
+def split_channel(image_stem: str) -> tuple[str, str]:
+    """Part ``CASE_0002`` into ``CASE`` and ``_0002``; the latter is empty where there is no such ending."""
     match = CHANNEL.search(image_stem)
-    return (image_stem[: match.start()], int(match.group()[1:])) if match else (image_stem, None)
+    return (image_stem[: match.start()], match.group()) if match else (image_stem, "")
+
+
+def chosen_channels(known: Sequence[str], wished: Sequence[str] | None) -> list[str] | None:
+    """Those of the `known` channels that the user wishes, in the order of the wish; None where the names are others."""
+    by_name = {name.casefold(): name for name in known}
+    if wished and all(name.casefold() in by_name for name in wished):
+        return [by_name[name.casefold()] for name in wished]
+    return None
 
 
 def closest(name: str, known: Iterable[str], n: int = 3) -> str:
@@ -103,6 +113,43 @@ def case_of(name: str, prefix: str, suffix: str) -> str | None:
     """What lies between prefix and suffix; None when the name lacks one of them or nothing is left."""
     if name.startswith(prefix) and name.endswith(suffix) and len(name) > len(prefix) + len(suffix):
         return name[len(prefix) : len(name) - len(suffix)]
+    return None
+
+
+def shared_start(names: Sequence[str]) -> str:
+    """The whole words that all names begin with, without the separator behind them."""
+    start = _common_start(names)
+    while (
+        start
+        and start[-1] not in SEPARATORS
+        and any(name[len(start)] not in SEPARATORS for name in names if len(name) > len(start))
+    ):
+        start = start[:-1]
+    return start.rstrip(SEPARATORS)
+
+
+def misnamed(names: Sequence[str], others: Sequence[str]) -> tuple[str, str] | None:
+    """A name without which `names` would go together with `others`, and what it should have been.
+
+    Parameters
+    ----------
+    names, others : sequence of str
+        Of images and of labels, or the reverse, without ending.
+
+    Returns
+    -------
+    (str, str) or None
+        Of names such as ``a_ct``, ``b_ct``, ``c_tc`` the odd one and its correction ``c_ct``.
+    """
+    for pattern in (LAST_WORD, FIRST_WORD):
+        words = {name: match.group() for name in names if (match := pattern.search(name))}
+        if not words:
+            continue
+        usual, count = Counter(words.values()).most_common(1)[0]
+        odd = [name for name in names if words.get(name) != usual]
+        if odd and count > len(odd) and find_cut([name for name in names if name not in odd], others)[1] == count:
+            corrected = pattern.sub(usual, odd[0]) if odd[0] in words else odd[0] + usual
+            return odd[0], corrected
     return None
 
 

@@ -90,6 +90,8 @@ def read_label(file: Path, *, case: str) -> LabelMap:
             where=where,
             found=f"{len(array_czyx)} channels",
             allowed="one channel with a whole number for each voxel",
+            hint="if its colours are classes, numbers for them come from "
+            "numpy.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)",
         )
     return LabelMap(_whole_numbers(array, where), geometry)
 

@@ -96,7 +96,7 @@ def test_every_command_has_help(command, flag):
         ("--nonsense",),
         ("plan",),
         ("plan", "--images", "i"),
-        ("plan", "raw", "--labels", "l"),
+        ("plan", "--labels", "l"),
         ("plan", "raw", "--gpu-memory", "none"),
         ("train",),
         ("train", "first"),

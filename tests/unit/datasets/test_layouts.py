@@ -187,9 +187,26 @@ def test_missing_and_empty_folders(tmp_path):
     assert "belong together" in refusal(find_dataset, None, images=tmp_path)
     (tmp_path / "stuff").mkdir()
     assert "--images DIR --labels DIR" in refusal(find_dataset, tmp_path)
+    assert "--labels alone is for BIDS" in refusal(find_dataset, tmp_path, labels=tmp_path / "stuff")
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     assert "empty folder" in refusal(find_dataset, tmp_path)
+
+
+def test_unknown_folders_are_proposed_by_what_they_hold(tmp_path):
+    touch(tmp_path, "a/x/images/1.nii.gz", "a/x/labels/1.nii.gz")
+    assert f"autoseg plan {tmp_path}/a/x" in refusal(find_dataset, tmp_path)
+    touch(tmp_path, "b/ct/1.nii.gz", "b/gt/1.nii.gz")
+    assert f"autoseg plan --images {tmp_path}/b/ct --labels {tmp_path}/b/gt" in refusal(find_dataset, tmp_path / "b")
+    touch(tmp_path, "c/all/1.nii.gz")
+    (tmp_path / "c/cases.csv").touch()
+    assert f"autoseg plan {tmp_path}/c/cases.csv" in refusal(find_dataset, tmp_path / "c")
+
+
+def test_groups_are_kept(tmp_path):
+    touch(tmp_path, *(f"{kind}/{name}.nii.gz" for kind in ("images", "labels") for name in ("p1_a", "p1_b", "p2_a")))
+    dataset = find_dataset(tmp_path, channels=["CT"], group_by="^p.")
+    assert [case.group for case in dataset.cases] == ["p1", "p1", "p2"]
 
 
 def test_nothing_matches_prints_the_closest_names(tmp_path):
@@ -214,14 +231,14 @@ def test_a_case_that_is_there_twice(tmp_path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions can be planned, but not trained or scored yet"),
-        (
-            {"labels": {"background": 0, "a": 1, "ignore": 2}},
-            "ignore label can be planned, but not trained or scored yet",
-        ),
-        ({"labels": {"background": 0, "a": 2}}, "leave gaps"),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, '"regions_class_order": [1]'),
+        ({"labels": {"background": 0, "w": [1, 2], "x": 2}, "regions_class_order": [1, 3]}, "no label's"),
+        ({"labels": {"background": 0, "a": 1}, "regions_class_order": "1"}, "no list of label values"),
+        ({"labels": {"background": 0, "a": 2, "ignore": 1}}, "labels.ignore"),
+        ({"labels": {"background": 0, "a": 70000}}, "to 65535"),
+        ({"labels": {"background": 3, "a": 1}}, "background must be 0"),
         ({"labels": {"background": 0, "a": 1.5}}, "no whole number"),
-        ({"labels": {"background": 0, "a": 1, "b": 1}}, "same value"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "two names to one value"),
         ({"labels": {"background": 0}}, "no label but the background"),
         ({"channel_names": {"1": "CT"}}, "not numbered"),
         ({"channel_names": {"0": "CT", "1": "PET"}}, "2 names (CT, PET) and 1 channels"),
@@ -249,12 +266,35 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path):
     assert "b_0000.nii.gz" in refusal(find_dataset, describe(tmp_path, NNUNET))
 
 
-def test_label_values_with_gaps_need_renumbering(tmp_path):
+def test_labels_of_background_alone(tmp_path):
     touch(tmp_path, "images/1.bmp", "labels/1.png")
-    iio.imwrite(tmp_path / "labels/1.png", np.array([[0, 255]], np.uint8))
-    assert "255 to 1" in refusal(find_dataset, tmp_path)
     iio.imwrite(tmp_path / "labels/1.png", np.array([[0, 0]], np.uint8))
     assert "nothing but background" in refusal(find_dataset, tmp_path)
+
+
+def test_stated_values_with_gaps_are_closed_and_told(tmp_path, caplog):
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    labels = {"background": 0, "ignore": 255, "whole": [50, 20], "core": 50}
+    with caplog.at_level("INFO", logger="autoseg"):
+        dataset = find_dataset(describe(tmp_path, NNUNET | {"labels": labels, "regions_class_order": [20, 50]}))
+    assert dataset.labels == {"background": 0, "ignore": 3, "whole": (2, 1), "core": 2}
+    assert dataset.regions_class_order == (1, 2)
+    assert dataset.file_values == (0, 20, 50, 255)
+    assert "label values 0, 20, 50, 255 in the files are read as 0, 1, 2, 3" in caplog.text
+
+
+def test_names_are_settled_by_the_first_files_that_hold_all_values(tmp_path):
+    touch(tmp_path, "images/a.nii.gz", "images/b.nii.gz", "labels/a.nii.gz", "labels/b.nii.gz")
+    (tmp_path / "labels/b.nii.gz").write_bytes(b"is not opened")
+    dataset = find_dataset(tmp_path, channels=["CT"], label_names=["x", "y"])
+    assert (dataset.labels, dataset.file_values) == ({"background": 0, "x": 1, "y": 2}, ())
+    assert "b.nii.gz" in refusal(find_dataset, tmp_path, channels=["CT"])
+
+
+@pytest.mark.parametrize("names", [["ignore"], ["ignore", "a"], ["a", "a"], ["a", "background"]])
+def test_label_names_that_cant_be_used(tmp_path, names):
+    touch(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
+    assert "--label-names" in refusal(find_dataset, tmp_path, channels=["CT"], label_names=names)
 
 
 TWO = Naming(image_suffixes=("_0000.nii.gz", "_0001.nii.gz"), label_suffix=".nii.gz")
