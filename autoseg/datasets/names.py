@@ -6,10 +6,11 @@ from pathlib import Path
 from autoseg.artifacts.labels import BACKGROUND, IGNORE, foreground
 from autoseg.datasets.found import Found
 from autoseg.errors import DatasetError
-from autoseg.images.endings import KINDS, file_ending
+from autoseg.images.endings import KINDS, Kind, file_ending
 from autoseg.images.image import Image
 from autoseg.images.io import read_image, read_label
 
+VOLUMES = ("volume", "dicom")
 HOUNSFIELD_AIR = -500.0  # No other common modality has values below it, so one tells a CT.
 
 
@@ -35,7 +36,7 @@ def channel_names(found: Found, root: Path, stated: tuple[str, ...] | None, comm
     num_files = len(first.images)
     if stated is not None and len(stated) == num_files and num_files > 1:
         return stated
-    if stated is not None and len(stated) == num_files == 1 and KINDS[_ending(first.images[0])] == "volume":
+    if stated is not None and len(stated) == num_files == 1 and _kind(first.images[0]) in VOLUMES:
         return stated
     image = read_image([root / file for file in first.images], case=first.name)
     count = len(image.array_czyx)
@@ -47,7 +48,7 @@ def channel_names(found: Found, root: Path, stated: tuple[str, ...] | None, comm
                 found=f"{len(stated)} names ({', '.join(stated)}) and {count} channels",
             )
         return stated
-    is_picture = image.geometry.num_dimensions == 2 and KINDS[_ending(first.images[0])] != "volume"
+    is_picture = image.geometry.num_dimensions == 2 and _kind(first.images[0]) not in VOLUMES
     if is_picture and count in (1, 3):
         return ("gray",) if count == 1 else ("R", "G", "B")
     raise _unnamed(image, count, command, f"case {first.name}, {first.images[0]}")
@@ -124,8 +125,9 @@ def check_consecutive(values: list[int], where: str) -> None:
         )
 
 
-def _ending(file: str) -> str:
-    return (file_ending(file) or "").lower()
+def _kind(file: str) -> Kind:
+    """What reads a stored path: one without a readable ending is a folder of DICOM slices."""
+    return KINDS.get((file_ending(file) or "").lower(), "dicom")
 
 
 def _unnamed(image: Image, count: int, command: str, where: str) -> DatasetError:

@@ -14,8 +14,8 @@ from numpy.typing import DTypeLike, NDArray
 from autoseg.artifacts.base import atomic_path
 from autoseg.artifacts.geometry import Geometry
 from autoseg.errors import ArtifactError, AutosegError, DatasetError
-from autoseg.images import pictures, volumes
-from autoseg.images.endings import KINDS, file_ending, label_ending
+from autoseg.images import dicom, pictures, volumes
+from autoseg.images.endings import DICOM_FOLDER, KINDS, Kind, file_ending, label_ending
 from autoseg.images.image import Image, LabelMap
 
 SIDECAR = ".json"  # of a TIFF, beside it: its spacing
@@ -30,7 +30,8 @@ def read_image(files: Sequence[Path], *, case: str) -> Image:
     ----------
     files : sequence of Path
         One file for each channel, or a single file that holds all of them: the 4th axis of a NIfTI, vector
-        voxels, or the red, green and blue of a picture.
+        voxels, or the red, green and blue of a picture. A folder of DICOM slices, or ``FOLDER#SERIES_UID`` for
+        one of the series in it, counts as a file.
     case : str
         Its name, for errors and for a TIFF's sidecar ``CASE.json``.
 
@@ -105,10 +106,12 @@ def read_geometry(files: Sequence[Path], *, case: str) -> Geometry:
     """
     file = files[0]
     with _explained(file, case):
-        ending = _known_ending(file)
-        match KINDS[ending]:
+        kind, ending = _kind(file)
+        match kind:
             case "volume":
                 return volumes.read_geometry(file, ending)
+            case "dicom":
+                return dicom.read_geometry(file, case)
             case "tiff":
                 return pictures.read_tiff_geometry(file, case)
             case _:
@@ -121,7 +124,7 @@ def write_label(path: Path, array_zyx: NDArray[np.integer], geometry: Geometry) 
     Parameters
     ----------
     path : Path
-        Any readable ending but JPEG and ``.mhd`` (see `label_ending`). A TIFF with spacing gets its sidecar
+        Any readable ending but JPEG, ``.mhd`` and DICOM (see `label_ending`). A TIFF with spacing gets its sidecar
         JSON beside it.
     array_zyx : ndarray of integer, shape (Z, Y, X)
         Values from 0 to 65535; stored as uint8 when all are below 256, else as uint16.
@@ -193,10 +196,12 @@ def geometry_differences(one: Geometry, other: Geometry) -> tuple[list[str], lis
 def _read(file: Path, case: str, dtype: DTypeLike | None, *, label: bool) -> tuple[NDArray[Any], Geometry]:
     """Array (C, Z, Y, X) and geometry of one file, whatever its kind."""
     with _explained(file, case):
-        ending = _known_ending(file)
-        match KINDS[ending]:
+        kind, ending = _kind(file)
+        match kind:
             case "volume":
                 return volumes.read(file, ending, dtype)
+            case "dicom":
+                return dicom.read(file, case, dtype)
             case "tiff":
                 array, geometry = pictures.read_tiff(file, case, label=label)
             case _:
@@ -211,7 +216,7 @@ def _read(file: Path, case: str, dtype: DTypeLike | None, *, label: bool) -> tup
 def _explained(file: Path, case: str) -> Iterator[None]:
     """Turn whatever a reading library raises into one error that names the case and the file."""
     try:
-        if not file.is_file():
+        if not file.is_file() and not dicom.is_folder(file):
             raise DatasetError("a file is missing", where=f"case {case}, {file}")
         yield
     except (AutosegError, MemoryError):
@@ -229,6 +234,16 @@ def _last_line(error: Exception) -> str:
     """What a library says without the addresses and line numbers that ITK puts in front."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].removeprefix("sitk::ERROR: ") if lines else type(error).__name__
+
+
+def _kind(file: Path) -> tuple[Kind, str]:
+    """What reads a file or a folder of DICOM slices, and its ending in lower case."""
+    if dicom.is_folder(file):
+        return "dicom", DICOM_FOLDER
+    if file_ending(file.name) is None and dicom.is_dicom(file):
+        return "dicom", ".dcm"
+    ending = _known_ending(file)
+    return KINDS[ending], ending
 
 
 def _known_ending(file: Path) -> str:
