@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from autoseg.artifacts.base import atomic_path
 from autoseg.artifacts.geometry import Geometry
 from autoseg.errors import ArtifactError, AutosegError, DatasetError
-from autoseg.images import dicom, pictures, volumes
+from autoseg.images import dicom, pictures, tiff, volumes
 from autoseg.images.endings import DICOM_FOLDER, KINDS, Kind, file_ending, label_ending
 from autoseg.images.image import Image, LabelMap
 
@@ -113,7 +113,7 @@ def read_geometry(files: Sequence[Path], *, case: str) -> Geometry:
             case "dicom":
                 return dicom.read_geometry(file, case)
             case "tiff":
-                return pictures.read_tiff_geometry(file, case)
+                return tiff.read_geometry(file, case)
             case _:
                 return pictures.read(file, label=True)[1]
 
@@ -148,13 +148,13 @@ def write_label(path: Path, array_zyx: NDArray[np.integer], geometry: Geometry) 
         if KINDS[ending] == "tiff" and geometry.has_spacing:
             # Before the label map, whose presence says that the case is done.
             with atomic_path(path.with_suffix(SIDECAR)) as temporary:
-                temporary.write_bytes(pictures.spacing_record(geometry))
+                temporary.write_bytes(tiff.spacing_record(geometry))
         with atomic_path(path) as temporary:
             match KINDS[ending]:
                 case "volume":
                     volumes.write(temporary, array, geometry)
                 case "tiff":
-                    pictures.write_tiff(temporary, array, geometry)
+                    tiff.write(temporary, array, geometry)
                 case _:
                     pictures.write(temporary, array)
     except (ValueError, OSError, RuntimeError) as error:
@@ -203,7 +203,7 @@ def _read(file: Path, case: str, dtype: DTypeLike | None, *, label: bool) -> tup
             case "dicom":
                 return dicom.read(file, case, dtype)
             case "tiff":
-                array, geometry = pictures.read_tiff(file, case, label=label)
+                array, geometry = tiff.read(file, case, label=label)
             case _:
                 array, geometry = pictures.read(file, label=label)
         if np.iscomplexobj(array):
