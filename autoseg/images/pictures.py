@@ -13,7 +13,7 @@ PLAIN_MODES = ("1", "L", "I", "I;16", "I;16B", "F", "RGB")
 
 
 def read(file: Path, *, label: bool) -> tuple[NDArray[Any], Geometry]:
-    """Read a PNG, BMP or JPEG.
+    """Read a PNG, BMP or JPEG, turned as its EXIF orientation says: labels are drawn on what a viewer shows.
 
     Parameters
     ----------
@@ -42,9 +42,9 @@ def read(file: Path, *, label: bool) -> tuple[NDArray[Any], Geometry]:
         mode = str(picture.metadata()["mode"])
         if mode == "P":
             # Through RGBA, so that a transparent palette entry is treated as any other transparency.
-            array = picture.read(index=0, mode="P" if label else "RGBA")
+            array = picture.read(index=0, mode="P" if label else "RGBA", rotate=True)
         elif mode in ALPHA_MODES or mode in PLAIN_MODES:
-            array = picture.read(index=0)
+            array = picture.read(index=0, rotate=True)
         else:
             raise ValueError(f"its colour model {mode} is neither grey nor RGB")
     array_cyx = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
