@@ -35,7 +35,7 @@ def read_case(case: Case, root: Path, num_channels: int, label_values: Collectio
     if case.label is None:
         raise DatasetError("a case has no label", where=f"case {case.name}")
     image = _read_channels(case, root, num_channels)
-    label = read_label(root / case.label, case=case.name)
+    label = read_label(root / case.label, case=case.name, grid=image.geometry)
     where = f"case {case.name}, {case.label}"
     size, place = geometry_differences(image.geometry, label.geometry)
     if size:

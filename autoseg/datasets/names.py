@@ -9,6 +9,7 @@ from autoseg.errors import DatasetError
 from autoseg.images.endings import KINDS, Kind, file_ending
 from autoseg.images.image import Image
 from autoseg.images.io import read_image, read_label
+from autoseg.images.segmentations import segment_names
 
 VOLUMES = ("volume", "dicom")
 HOUNSFIELD_AIR = -500.0  # No other common modality has values below it, so one tells a CT.
@@ -57,6 +58,8 @@ def channel_names(found: Found, root: Path, stated: tuple[str, ...] | None, comm
 def label_values(found: Found, root: Path, names: Sequence[str] | None) -> dict[str, int]:
     """Label names to values; without names every label file is read to see which values there are.
 
+    DICOM segmentations bring names of their own.
+
     Parameters
     ----------
     found : Found
@@ -68,7 +71,7 @@ def label_values(found: Found, root: Path, names: Sequence[str] | None) -> dict[
     ------
     DatasetError
         A name is there twice or empty; without names: a label file can't be read, the values aren't 1, 2, 3, ...
-        or there is only background.
+        there is only background, or a segment's name differs from case to case.
     """
     if names is not None:
         names = list(names[1:] if names and names[0].lower() == "background" else names)
@@ -91,7 +94,10 @@ def label_values(found: Found, root: Path, names: Sequence[str] | None) -> dict[
             "the labels hold nothing but background", where=f"all {len(found.cases)} label files", found="only 0"
         )
     check_consecutive(present, f"the label files; {present[-1]} is in case {values[present[-1]]}")
-    return {"background": 0} | {f"label_{value}": value for value in present}
+    segments = _segments(found, root)
+    if not set(present) <= set(segments):
+        segments = {value: f"label_{value}" for value in present}
+    return {"background": 0} | {segments[value]: value for value in present}
 
 
 def with_background(labels: dict[str, int], where: str) -> dict[str, int]:
@@ -123,6 +129,25 @@ def check_consecutive(values: list[int], where: str) -> None:
             allowed="0 for the background, then 1, 2, 3, ... without a gap",
             hint="renumber the values in the label files (for a 0/255 mask: 255 to 1)",
         )
+
+
+def _segments(found: Found, root: Path) -> dict[int, str]:
+    """What all the label files call their values, where they are DICOM segmentations."""
+    named: dict[int, tuple[str, str]] = {}
+    for case in found.cases:
+        if case.label is None:
+            continue
+        for value, name in segment_names(root / case.label, case.name).items():
+            other, first = named.setdefault(value, (name, case.name))
+            if other != name:
+                raise DatasetError(
+                    "segments of one number have different names",
+                    where=f"case {first} and case {case.name}",
+                    found=f"segment {value} is called {other} and {name}",
+                    hint="renumber the segments, or if they mean the same, name the labels with --label-names",
+                )
+    names = {value: name for value, (name, _) in named.items()}
+    return names if len(set(names.values())) == len(names) else {}
 
 
 def _kind(file: str) -> Kind:

@@ -134,6 +134,11 @@ def dicom_files(path: Path) -> Iterator[Path]:
     return filter(is_dicom, files_of(path))
 
 
+def slices_of(path: Path) -> Iterator[Path]:
+    """Those of the files that may be slices."""
+    return filter(has_picture, dicom_files(path))
+
+
 def direct_slices(folder: Path) -> Iterator[Path]:
     """The slices that lie in the folder itself."""
     files = (entry for entry in sorted(folder.iterdir()) if entry.is_file() and not entry.name.startswith("."))

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from autoseg.artifacts.base import atomic_path
 from autoseg.artifacts.geometry import Geometry
 from autoseg.errors import ArtifactError, AutosegError, DatasetError
-from autoseg.images import dicom, pictures, tiff, volumes
+from autoseg.images import dicom, pictures, segmentations, tiff, volumes
 from autoseg.images.endings import DICOM_FOLDER, KINDS, Kind, file_ending, label_ending
 from autoseg.images.image import Image, LabelMap
 
@@ -63,13 +63,15 @@ def read_image(files: Sequence[Path], *, case: str) -> Image:
     return Image(array, geometry)
 
 
-def read_label(file: Path, *, case: str) -> LabelMap:
+def read_label(file: Path, *, case: str, grid: Geometry | None = None) -> LabelMap:
     """Read one segmentation.
 
     Parameters
     ----------
     file : Path
     case : str
+    grid : Geometry, optional
+        Of the image. Only a DICOM-SEG needs it, which stores no more of the grid than its segments cover.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def read_label(file: Path, *, case: str) -> LabelMap:
     where = f"case {case}, label {file}"
     if file.suffix.lower() in (".jpg", ".jpeg"):
         raise DatasetError("JPEG changes label values", where=where, hint="store label maps as PNG")
-    array_czyx, geometry = _read(file, case, None, label=True)
+    array_czyx, geometry = _read(file, case, None, label=True, grid=grid)
     array = array_czyx[0]
     if any(not np.array_equal(array, other) for other in array_czyx[1:]):
         raise DatasetError(
@@ -111,6 +113,9 @@ def read_geometry(files: Sequence[Path], *, case: str) -> Geometry:
             case "volume":
                 return volumes.read_geometry(file, ending)
             case "dicom":
+                segmentation = segmentations.segmentation_file(file, case)
+                if segmentation is not None and next(dicom.slices_of(file), None) is None:
+                    return segmentations.read_geometry(segmentation, case)
                 return dicom.read_geometry(file, case)
             case "tiff":
                 return tiff.read_geometry(file, case)
@@ -193,7 +198,9 @@ def geometry_differences(one: Geometry, other: Geometry) -> tuple[list[str], lis
     return size, place
 
 
-def _read(file: Path, case: str, dtype: DTypeLike | None, *, label: bool) -> tuple[NDArray[Any], Geometry]:
+def _read(
+    file: Path, case: str, dtype: DTypeLike | None, *, label: bool, grid: Geometry | None = None
+) -> tuple[NDArray[Any], Geometry]:
     """Array (C, Z, Y, X) and geometry of one file, whatever its kind."""
     with _explained(file, case):
         kind, ending = _kind(file)
@@ -201,7 +208,11 @@ def _read(file: Path, case: str, dtype: DTypeLike | None, *, label: bool) -> tup
             case "volume":
                 return volumes.read(file, ending, dtype)
             case "dicom":
-                return dicom.read(file, case, dtype)
+                segmentation = segmentations.segmentation_file(file, case) if label else None
+                if segmentation is None:
+                    return dicom.read(file, case, dtype)
+                array, geometry = segmentations.read(segmentation, case, grid)
+                return array[None], geometry
             case "tiff":
                 array, geometry = tiff.read(file, case, label=label)
             case _:
