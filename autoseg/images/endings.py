@@ -11,6 +11,8 @@ KINDS: dict[str, Kind] = {
     ".mha": "volume",
     ".mhd": "volume",
     ".gipl": "volume",
+    ".ome.tiff": "tiff",
+    ".ome.tif": "tiff",
     ".tiff": "tiff",
     ".tif": "tiff",
     ".png": "picture",
@@ -21,13 +23,15 @@ KINDS: dict[str, Kind] = {
 }
 DICOM_FOLDER = "/"  # The ending of a folder of DICOM slices, where folders are listed among files: p1/
 
-# JPEG would change label values, BMP holds 8 bits only, a .mhd is two files, which can't be replaced at once, and
-# DICOM labels would need everything that is known about a patient.
+# JPEG would change label values, BMP holds 8 bits only, a .mhd is two files, which can't be replaced at once, a label
+# map is no microscope's, and DICOM labels would need everything that is known about a patient.
 LABEL_ENDINGS = {
     ".jpg": ".png",
     ".jpeg": ".png",
     ".bmp": ".png",
     ".mhd": ".mha",
+    ".ome.tiff": ".tif",
+    ".ome.tif": ".tif",
     ".dcm": ".nii.gz",
     DICOM_FOLDER: ".nii.gz",
 }

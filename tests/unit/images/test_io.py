@@ -13,7 +13,7 @@ import tifffile
 
 from autoseg.artifacts.geometry import Geometry
 from autoseg.errors import ArtifactError, DatasetError
-from autoseg.images.endings import label_ending
+from autoseg.images.endings import file_ending, label_ending
 from autoseg.images.image import LabelMap
 from autoseg.images.io import read_geometry, read_image, read_label, write_label
 
@@ -332,10 +332,17 @@ def test_labels_are_not_written_where_they_would_suffer(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_endings_of_names():
+    names = ["a.nii.gz", "a.OME.TIF", "a.ome.tiff", "a.tif", "p1/", "p1", ".dcm", "b.dcm"]
+    assert [file_ending(name) for name in names] == [
+        ".nii.gz", ".OME.TIF", ".ome.tiff", ".tif", "/", None, None, ".dcm",
+    ]  # fmt: skip
+
+
 def test_label_endings():
-    endings = [".nii.gz", ".png", ".JPG", ".jpeg", ".bmp", ".tif", ".mhd"]
+    endings = [".nii.gz", ".png", ".JPG", ".jpeg", ".bmp", ".tif", ".mhd", ".OME.tif", ".dcm", "/"]
     assert [label_ending(ending) for ending in endings] == [
-        ".nii.gz", ".png", ".png", ".png", ".png", ".tif", ".mha",
+        ".nii.gz", ".png", ".png", ".png", ".png", ".tif", ".mha", ".tif", ".nii.gz", ".nii.gz",
     ]  # fmt: skip
 
 
