@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
 
 from autoseg.artifacts.dataset import Case, Dataset, Naming
 from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint, IntensityStatistics
@@ -132,3 +133,65 @@ def phantom():
         return image[None].astype(np.float32), label
 
     return make
+
+
+def _write_dicom(
+    folder,
+    array_zyx,
+    *,
+    spacing_mm=(2.5, 0.75, 0.5),
+    origin_mm=(-12.5, 30.25, 7.0),
+    direction=((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    rescale=(1, 0),
+    uid="1.2.3",
+    number=3,
+    description="Thorax 1.0 B31f",
+    name="{:03d}.dcm",
+    keep=lambda k: True,
+    change=lambda k: {},
+):
+    """Write slices as DICOM files whose names say nothing about their order.
+
+    Values are true ones: the writer itself applies the inverse of slope and intercept. `change` gives tags that
+    replace those of slice k; a column of `direction` is the direction of an axis (x, y, z).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = SimpleITK.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.KeepOriginalImageUIDOn()
+    direction = np.asarray(direction, float)
+    shuffled = np.random.default_rng(1).permutation(len(array_zyx))
+    for k, plane in enumerate(array_zyx):
+        image = SimpleITK.GetImageFromArray(plane, isVector=plane.ndim == 3)
+        image.SetSpacing(spacing_mm[:0:-1])
+        place = origin_mm + direction[:, 2] * spacing_mm[0] * k
+        tags = {
+            "0008|0008": "ORIGINAL\\PRIMARY\\AXIAL",
+            "0008|0018": f"{uid}.{k + 1}",
+            "0008|0060": "CT",
+            "0008|103e": description,
+            "0018|0050": "1",
+            "0020|000d": "1.2",
+            "0020|000e": uid,
+            "0020|0011": str(number),
+            "0020|0032": "\\".join(f"{value:.6f}" for value in place),
+            "0020|0037": "\\".join(f"{value:.8f}" for value in direction[:, :2].T.ravel()),
+            "0028|0100": "16",
+            "0028|0101": "16",
+            "0028|0102": "15",
+            "0028|0103": "1",
+            "0028|1052": str(rescale[1]),
+            "0028|1053": str(rescale[0]),
+        } | change(k)
+        for key, value in tags.items():
+            image.SetMetaData(key, value)
+        if keep(k):
+            writer.SetFileName(str(folder / name.format(shuffled[k])))
+            writer.Execute(image)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_dicom():
+    """Callable: write a volume as a DICOM series, whole or wrong in some way."""
+    return _write_dicom

@@ -1,9 +1,39 @@
-"""Whether files are still the ones that something was made from: paths -> text for a digest."""
+"""Whether files are still the ones that something was made from: paths -> text for a digest.
+
+A path of a case may also be a folder of DICOM slices, or ``FOLDER#SERIES_UID`` for one of the series in it.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from autoseg.artifacts.dataset import Case
+
+FOLDER_DEPTH = 2  # How many folders may lie between a case's folder and its slices: p1/STUDY/SERIES/1.dcm
+
+
+def split_series(path: Path) -> tuple[Path, str | None]:
+    """Part ``FOLDER#SERIES_UID``; the series is None where the path names a whole file or folder."""
+    folder, mark, series = str(path).rpartition("#")
+    if mark and series and not path.exists() and Path(folder).is_dir():
+        return Path(folder), series
+    return path, None
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that a case's path stands for: itself, or all in the folder and two levels below it, sorted.
+
+    Hidden files and folders are left out, and so is what does not exist.
+    """
+    place, _ = split_series(path)
+    if not place.is_dir():
+        return [place] if place.is_file() else []
+    found: list[Path] = []
+    folders = [place]
+    for _ in range(FOLDER_DEPTH + 1):
+        entries = [entry for folder in folders for entry in folder.iterdir() if not entry.name.startswith(".")]
+        folders = [entry for entry in entries if entry.is_dir()]
+        found += [entry for entry in entries if entry.is_file()]
+    return sorted(found)
 
 
 def stamp(root: Path, files: Iterable[str]) -> str:
@@ -35,8 +65,7 @@ def largest_case(root: Path, cases: Iterable[Case]) -> Case:
     """The case with the most bytes of images on disk, to judge by it how much memory a case takes."""
 
     def stored(case: Case) -> int:
-        files = [root / file for file in case.images]
-        return sum(file.stat().st_size for file in files if file.is_file())
+        return sum(file.stat().st_size for image in case.images for file in files_of(root / image))
 
     return max(cases, key=stored)
 
@@ -46,7 +75,7 @@ def case_stamp(root: Path, case: Case) -> str:
 
     Notes
     -----
-    A TIFF's spacing stands in a JSON file, an .mhd's voxels in a .raw or .zraw file.
+    A TIFF's spacing stands in a JSON file, an .mhd's voxels in a .raw or .zraw file, DICOM's slices in a folder.
     """
     files: list[str] = []
     for file in (*case.images, *([case.label] if case.label is not None else [])):
@@ -58,4 +87,6 @@ def case_stamp(root: Path, case: Case) -> str:
             case ".mhd":
                 beside = {path.with_suffix(".raw"), path.with_suffix(".zraw")}
         files += [file, *sorted(extra.as_posix() for extra in beside)]
+        if split_series(root / file)[0].is_dir():
+            files += [slice_file.as_posix() for slice_file in files_of(root / file)]
     return stamp(root, files)

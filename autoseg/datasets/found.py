@@ -7,7 +7,8 @@ from pathlib import Path
 from autoseg.artifacts.dataset import Case, Naming
 from autoseg.artifacts.labels import Labels
 from autoseg.errors import DatasetError, nearest
-from autoseg.images.endings import KINDS, file_ending
+from autoseg.images import dicom
+from autoseg.images.endings import DICOM_FOLDER, KINDS, file_ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +75,40 @@ def checked_folder(folder: Path, what: str = "the dataset folder") -> Path:
 
 
 def readable_files(folder: Path) -> list[str]:
-    """Names of the files in `folder` that autoseg can read, sorted; hidden ones (``._scan.nii.gz``) are left out.
+    """Names of what autoseg can read in `folder`, sorted: files, and folders of DICOM slices with a slash (``p1/``).
+
+    Hidden entries (``._scan.nii.gz``) are left out.
 
     Raises
     ------
     DatasetError
-        There are none, or a link leads nowhere.
+        There are none, a link leads nowhere, or the folder itself is a scan of DICOM slices.
     """
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    names = sorted(file.name for file in images_among(entries))
+    every = [entry.name for entry in entries if entry.is_file()]
+    names = [file.name for file in images_among(entries)]
+    names += [f"{entry.name}{DICOM_FOLDER}" for entry in entries if entry.is_dir() and _holds_dicom(entry)]
+    # Slices without any ending are not in the list, so they count only where nothing else does.
+    if all(name.lower().endswith(".dcm") for name in names) and dicom.is_one_scan(folder):
+        raise DatasetError(
+            "DICOM slices lie directly in a folder of cases",
+            where=str(folder),
+            allowed=f"one folder for each case: {folder.name}/CASE/{min(every)}",
+            hint="make a folder for each case, named after it, and move its slices there",
+        )
     if not names:
-        every = [entry.name for entry in entries if entry.is_file()]
         found = f"{len(every)} files of other kinds, such as {min(every)}" if every else "an empty folder"
         raise DatasetError(
-            "a folder holds no images", where=str(folder), found=found, allowed=f"files ending in {', '.join(KINDS)}"
+            "a folder holds no images",
+            where=str(folder),
+            found=found,
+            allowed=f"files ending in {', '.join(KINDS)}, or folders of DICOM slices",
         )
-    return names
+    return sorted(names)
+
+
+def _holds_dicom(folder: Path) -> bool:
+    return next(dicom.dicom_files(folder), None) is not None
 
 
 def images_among(entries: list[Path]) -> list[Path]:

@@ -18,10 +18,12 @@ from autoseg.datasets.listed import find_listed, is_list
 from autoseg.datasets.names import channel_names
 from autoseg.datasets.pairing import closest, stem
 from autoseg.datasets.per_case import find_per_case
+from autoseg.datasets.scans import scans
 from autoseg.datasets.unrecognised import no_list, unrecognised
 from autoseg.datasets.values import find_meaning
 from autoseg.errors import DatasetError
-from autoseg.images.endings import KINDS, file_ending
+from autoseg.images import dicom
+from autoseg.images.endings import DICOM_FOLDER, KINDS, file_ending
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +101,11 @@ def group_inputs(inputs: Sequence[Path], naming: Naming, num_channels: int) -> t
     Parameters
     ----------
     inputs : sequence of Path
-        Files, folders, or both.
+        Files, folders, or both. A folder of DICOM slices is a case, or one for each of its series where a case has
+        one channel; so is each such folder in a folder.
     naming : Naming
         Of the training set. Another readable ending than the training files' is accepted, so is leaving out
-        ``_0000``, and so is any name of a file given by itself, where one file holds a case.
+        ``_0000``, and so is any name of a file given by itself or of a DICOM folder, where one file holds a case.
     num_channels : int
         Of the model, for messages.
 
@@ -119,13 +122,13 @@ def group_inputs(inputs: Sequence[Path], naming: Naming, num_channels: int) -> t
     """
     # A letter in front, because a bare ending alone would be a hidden file's name.
     suffixes = [stem(f"x{suffix}")[1:] for suffix in naming.image_suffixes]
-    files, given = _list_inputs(inputs)
+    files, free = _list_inputs(inputs, num_files=len(suffixes))
     cases: dict[tuple[Path, str], dict[int, Path]] = {}
     unmatched: list[Path] = []
-    for file in files:
-        match = _match(stem(file.name), suffixes)
-        if match is None and len(suffixes) == 1 and file in given:
-            match = (stem(file.name), 0)
+    for file, name in files.items():
+        match = _match(name, suffixes)
+        if match is None and len(suffixes) == 1 and file in free:
+            match = (name, 0)
         if match is None:
             unmatched.append(file)
             continue
@@ -140,10 +143,10 @@ def group_inputs(inputs: Sequence[Path], naming: Naming, num_channels: int) -> t
             )
         members[channel] = file
     if not cases and suffixes == ["_0000"]:
-        cases = {(file.parent, stem(file.name)): {0: file} for file in unmatched}
+        cases = {(file.parent, files[file]): {0: file} for file in unmatched}
         unmatched = []
     if not cases:
-        raise _nothing_matches(files, naming)
+        raise _nothing_matches(list(files), naming)
     for (folder, case), members in sorted(cases.items()):
         missing = [naming.image_suffixes[channel] for channel in range(len(suffixes)) if channel not in members]
         if missing:
@@ -240,22 +243,34 @@ def _command(raw: Path | None, images: Path | None, labels: Path | None) -> str:
     return shlex.join(words)
 
 
-def _list_inputs(inputs: Sequence[Path]) -> tuple[list[Path], set[Path]]:
-    """All files, absolute and each once, and those of them that were given by themselves."""
-    files: dict[Path, None] = {}
-    given: set[Path] = set()
+def _list_inputs(inputs: Sequence[Path], num_files: int) -> tuple[dict[Path, str], set[Path]]:
+    """All files, absolute and each once, with their names without ending; and those that may have any name."""
+    files: dict[Path, str] = {}
+    free: set[Path] = set()
+
+    def add_scan(folder: Path) -> None:
+        found = scans(folder) if num_files == 1 else {folder: folder.name}
+        files.update(found)
+        free.update(found)
+
     for path in inputs:
         absolute = path.absolute()
-        if absolute.is_dir():
-            files |= dict.fromkeys(absolute / name for name in readable_files(absolute))
+        if absolute.is_dir() and next(dicom.direct_slices(absolute), None) is not None:
+            add_scan(absolute)
+        elif absolute.is_dir():
+            for name in readable_files(absolute):
+                if name.endswith(DICOM_FOLDER):
+                    add_scan(absolute / name)
+                else:
+                    files[absolute / name] = stem(name)
         elif not absolute.is_file():
             raise DatasetError("an input does not exist", where=str(path), hint="check the path")
         elif file_ending(absolute.name) is None:
             raise DatasetError("an input is of an unknown kind", where=str(path), allowed=f"{', '.join(KINDS)}")
         else:
-            files[absolute] = None
-            given.add(absolute)
-    return list(files), given
+            files[absolute] = stem(absolute.name)
+            free.add(absolute)
+    return files, free
 
 
 def _match(file_stem: str, suffixes: list[str]) -> tuple[str, int] | None:

@@ -91,7 +91,7 @@ def read_case(case: Case, promises: Promises) -> LabelledCase:
     if case.label is None:
         raise DatasetError("a case has no label", where=f"case {case.name}")
     image = _read_channels(case, promises.root, promises.num_channels)
-    label = read_label(promises.root / case.label, case=case.name)
+    label = read_label(promises.root / case.label, case=case.name, grid=image.geometry)
     where = f"case {case.name}, {case.label}"
     unknown = sorted(set(label.values()) - set(promises.file_values or promises.label_values))
     if unknown:

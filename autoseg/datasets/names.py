@@ -4,10 +4,11 @@ from pathlib import Path
 
 from autoseg.datasets.found import Found, some
 from autoseg.errors import DatasetError
-from autoseg.images.endings import KINDS, file_ending
+from autoseg.images.endings import KINDS, Kind, file_ending
 from autoseg.images.image import Image
 from autoseg.images.io import read_image
 
+VOLUMES = ("volume", "dicom")
 HOUNSFIELD_AIR = -500.0  # No other common modality has values below it, so one tells a CT.
 
 
@@ -33,7 +34,7 @@ def channel_names(found: Found, root: Path, stated: tuple[str, ...] | None, comm
     num_files = len(first.images)
     if stated is not None and len(stated) == num_files and num_files > 1:
         return stated
-    if stated is not None and len(stated) == num_files == 1 and KINDS.get(_ending(first.images[0])) == "volume":
+    if stated is not None and len(stated) == num_files == 1 and _kind(first.images[0]) in VOLUMES:
         return stated
     image = read_image([root / file for file in first.images], case=first.name)
     count = len(image.array_czyx)
@@ -47,14 +48,15 @@ def channel_names(found: Found, root: Path, stated: tuple[str, ...] | None, comm
                 hint=f"the files are {some(list(first.images))}" if num_files > 1 else None,
             )
         return stated
-    is_picture = image.geometry.num_dimensions == 2 and KINDS.get(_ending(first.images[0])) != "volume"
+    is_picture = image.geometry.num_dimensions == 2 and _kind(first.images[0]) not in VOLUMES
     if is_picture and count in (1, 3):
         return ("gray",) if count == 1 else ("R", "G", "B")
     raise _unnamed(image, count, command, f"case {first.name}, {first.images[0]}")
 
 
-def _ending(file: str) -> str:
-    return (file_ending(file) or "").lower()
+def _kind(file: str) -> Kind:
+    """What reads a stored path: one without a readable ending is a folder of DICOM slices."""
+    return KINDS.get((file_ending(file) or "").lower(), "dicom")
 
 
 def _unnamed(image: Image, count: int, command: str, where: str) -> DatasetError:

@@ -11,6 +11,7 @@ from autoseg.artifacts.labels import BACKGROUND, IGNORE, Labels, all_values, fau
 from autoseg.datasets.found import Found, Stated
 from autoseg.errors import DatasetError
 from autoseg.images.io import read_label
+from autoseg.images.segmentations import segment_names
 
 log = logging.getLogger(__name__)
 WHITE = 255
@@ -133,19 +134,39 @@ def named_meaning(found: Found, root: Path, names: Sequence[str]) -> Meaning:
 
 
 def read_meaning(found: Found, root: Path) -> Meaning:
-    """A label for each value in the label files, all of which are read.
+    """A label for each value in the label files, all of which are read; DICOM segmentations bring names.
 
     Raises
     ------
     DatasetError
-        A label file can't be read, looks smoothed or compressed, or all hold nothing but background.
+        A label file can't be read, looks smoothed or compressed, or all hold nothing but background; or a segment is called
+        otherwise from case to case.
     """
     present = sorted({value for case in found.cases for value in _values_of_file(case, root)} - {0})
     if not present:
         raise DatasetError(
             "the labels hold nothing but background", where=f"all {len(found.cases)} label files", found="only 0"
         )
-    return _close_gaps({BACKGROUND: 0, **_named(present, found.stated.value_names)}, ())
+    value_names = found.stated.value_names or _segment_names(found, root)
+    return _close_gaps({BACKGROUND: 0, **_named(present, value_names)}, ())
+
+
+def _segment_names(found: Found, root: Path) -> dict[int, str]:
+    """What all the label files call their values, where they are DICOM segmentations."""
+    named: dict[int, tuple[str, str]] = {}
+    for case in found.cases:
+        if case.label is None:
+            continue
+        for value, name in segment_names(root / case.label, case.name).items():
+            other, first = named.setdefault(value, (name, case.name))
+            if other != name:
+                raise DatasetError(
+                    "segments of one number have different names",
+                    where=f"case {first} and case {case.name}",
+                    found=f"segment {value} is called {other} and {name}",
+                    hint="renumber the segments, or if they mean the same, name the labels with --label-names",
+                )
+    return {value: name for value, (name, _) in named.items()}
 
 
 def _named(present: Sequence[int], value_names: Mapping[int, str]) -> Labels:

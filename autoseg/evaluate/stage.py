@@ -168,8 +168,8 @@ def score_case(pair: CasePair) -> CaseResult:
     DatasetError
         A file can't be read, or shapes or spacings differ.
     """
-    reference = read_label(pair.reference, case=pair.case)
     predicted = read_label(pair.predicted, case=pair.case)
+    reference = read_label(pair.reference, case=pair.case, grid=predicted.geometry)
     if pair.repair and reference.geometry != predicted.geometry:
         reference = resample_onto(reference, predicted.geometry)
     place = check_grid(predicted.geometry, reference.geometry, pair)

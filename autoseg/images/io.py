@@ -14,8 +14,8 @@ from numpy.typing import DTypeLike, NDArray
 from autoseg.artifacts.base import atomic_path
 from autoseg.artifacts.geometry import Geometry
 from autoseg.errors import ArtifactError, AutosegError, DatasetError
-from autoseg.images import pictures, volumes
-from autoseg.images.endings import KINDS, file_ending, label_ending
+from autoseg.images import dicom, pictures, segmentations, tiff, volumes
+from autoseg.images.endings import DICOM_FOLDER, KINDS, Kind, file_ending, label_ending
 from autoseg.images.grids import compare_grids
 from autoseg.images.image import Image, LabelMap
 
@@ -29,7 +29,8 @@ def read_image(files: Sequence[Path], *, case: str) -> Image:
     ----------
     files : sequence of Path
         One file for each channel, or a single file that holds all of them: the 4th axis of a NIfTI, vector
-        voxels, or the red, green and blue of a picture.
+        voxels, or the red, green and blue of a picture. A folder of DICOM slices, or ``FOLDER#SERIES_UID`` for
+        one of the series in it, counts as a file.
     case : str
         Its name, for errors and for a TIFF's sidecar ``CASE.json``.
 
@@ -61,13 +62,15 @@ def read_image(files: Sequence[Path], *, case: str) -> Image:
     return Image(array, geometry)
 
 
-def read_label(file: Path, *, case: str) -> LabelMap:
+def read_label(file: Path, *, case: str, grid: Geometry | None = None) -> LabelMap:
     """Read one segmentation.
 
     Parameters
     ----------
     file : Path
     case : str
+    grid : Geometry, optional
+        Of the image. Only a DICOM-SEG needs it, which stores no more of the grid than its segments cover.
 
     Returns
     -------
@@ -82,7 +85,7 @@ def read_label(file: Path, *, case: str) -> LabelMap:
     where = f"case {case}, label {file}"
     if file.suffix.lower() in (".jpg", ".jpeg"):
         raise DatasetError("JPEG changes label values", where=where, hint="store label maps as PNG")
-    array_czyx, geometry = _read(file, case, None, label=True)
+    array_czyx, geometry = _read(file, case, None, label=True, grid=grid)
     array = array_czyx[0]
     if any(not np.array_equal(array, other) for other in array_czyx[1:]):
         raise DatasetError(
@@ -106,12 +109,17 @@ def read_geometry(files: Sequence[Path], *, case: str) -> Geometry:
     """
     file = files[0]
     with _explained(file, case):
-        ending = _known_ending(file)
-        match KINDS[ending]:
+        kind, ending = _kind(file)
+        match kind:
             case "volume":
                 return volumes.read_geometry(file, ending)
+            case "dicom":
+                segmentation = segmentations.segmentation_file(file, case)
+                if segmentation is not None and next(dicom.slices_of(file), None) is None:
+                    return segmentations.read_geometry(segmentation, case)
+                return dicom.read_geometry(file, case)
             case "tiff":
-                return pictures.read_tiff_geometry(file, case)
+                return tiff.read_geometry(file, case)
             case _:
                 return pictures.read(file, label=True)[1]
 
@@ -122,7 +130,7 @@ def write_label(path: Path, array_zyx: NDArray[np.integer], geometry: Geometry) 
     Parameters
     ----------
     path : Path
-        Any readable ending but JPEG and ``.mhd`` (see `label_ending`). A TIFF with spacing gets its sidecar
+        Any readable ending but JPEG, ``.mhd`` and DICOM (see `label_ending`). A TIFF with spacing gets its sidecar
         JSON beside it.
     array_zyx : ndarray of integer, shape (Z, Y, X)
         Values from 0 to 65535; stored as uint8 when all are below 256, else as uint16.
@@ -146,13 +154,13 @@ def write_label(path: Path, array_zyx: NDArray[np.integer], geometry: Geometry) 
         if KINDS[ending] == "tiff" and geometry.has_spacing:
             # Before the label map, whose presence says that the case is done.
             with atomic_path(path.with_suffix(SIDECAR)) as temporary:
-                temporary.write_bytes(pictures.spacing_record(geometry))
+                temporary.write_bytes(tiff.spacing_record(geometry))
         with atomic_path(path) as temporary:
             match KINDS[ending]:
                 case "volume":
                     volumes.write(temporary, array, geometry)
                 case "tiff":
-                    pictures.write_tiff(temporary, array, geometry)
+                    tiff.write(temporary, array, geometry)
                 case _:
                     pictures.write(temporary, array)
     except (ValueError, OSError, RuntimeError) as error:
@@ -164,15 +172,23 @@ def sidecar(path: Path) -> Path | None:
     return path.with_suffix(SIDECAR) if KINDS.get(_known_ending(path)) == "tiff" else None
 
 
-def _read(file: Path, case: str, dtype: DTypeLike | None, *, label: bool) -> tuple[NDArray[Any], Geometry]:
+def _read(
+    file: Path, case: str, dtype: DTypeLike | None, *, label: bool, grid: Geometry | None = None
+) -> tuple[NDArray[Any], Geometry]:
     """Array (C, Z, Y, X) and geometry of one file, whatever its kind."""
     with _explained(file, case):
-        ending = _known_ending(file)
-        match KINDS[ending]:
+        kind, ending = _kind(file)
+        match kind:
             case "volume":
                 return volumes.read(file, ending, dtype)
+            case "dicom":
+                segmentation = segmentations.segmentation_file(file, case) if label else None
+                if segmentation is None:
+                    return dicom.read(file, case, dtype)
+                array, geometry = segmentations.read(segmentation, case, grid)
+                return array[None], geometry
             case "tiff":
-                array, geometry = pictures.read_tiff(file, case, label=label)
+                array, geometry = tiff.read(file, case, label=label)
             case _:
                 array, geometry = pictures.read(file, label=label)
         if np.iscomplexobj(array):
@@ -185,7 +201,7 @@ def _read(file: Path, case: str, dtype: DTypeLike | None, *, label: bool) -> tup
 def _explained(file: Path, case: str) -> Iterator[None]:
     """Turn whatever a reading library raises into one error that names the case and the file."""
     try:
-        if not file.is_file():
+        if not file.is_file() and not dicom.is_folder(file):
             raise DatasetError("a file is missing", where=f"case {case}, {file}")
         yield
     except (AutosegError, MemoryError):
@@ -203,6 +219,16 @@ def _last_line(error: Exception) -> str:
     """What a library says without the addresses and line numbers that ITK puts in front."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].removeprefix("sitk::ERROR: ") if lines else type(error).__name__
+
+
+def _kind(file: Path) -> tuple[Kind, str]:
+    """What reads a file or a folder of DICOM slices, and its ending in lower case."""
+    if dicom.is_folder(file):
+        return "dicom", DICOM_FOLDER
+    if file_ending(file.name) is None and dicom.is_dicom(file):
+        return "dicom", ".dcm"
+    ending = _known_ending(file)
+    return KINDS[ending], ending
 
 
 def _known_ending(file: Path) -> str:

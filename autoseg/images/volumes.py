@@ -48,13 +48,13 @@ def read(file: Path, ending: str, dtype: DTypeLike | None) -> tuple[NDArray[Any]
     plain = _checked_voxels(file, ending)
     reader = _reader(file, ending)
     if plain is not None:
-        with _quiet():
+        with quiet():
             reader.ReadImageInformation()
         geometry, channels = _grid(reader)
         wanted = np.dtype(dtype) if dtype is not None else plain.dtype.newbyteorder("=")
         with np.errstate(over="ignore", invalid="ignore"):
             return plain.astype(wanted).reshape((channels, *geometry.shape)), geometry
-    with _quiet():
+    with quiet():
         image = reader.Execute()
     geometry, channels = _grid(image)
     # A view lives only as long as its image, so it is converted, hence copied, here.
@@ -72,7 +72,7 @@ def read_geometry(file: Path, ending: str) -> Geometry:
     """The geometry from the header alone; raises as `read` does for a header that is damaged."""
     _check_size(file, ending, inflate=False)
     reader = _reader(file, ending)
-    with _quiet():
+    with quiet():
         reader.ReadImageInformation()
     return _grid(reader)[0]
 
@@ -86,7 +86,7 @@ def write(path: Path, array_zyx: NDArray[Any], geometry: Geometry) -> None:
     image.SetSpacing(geometry.spacing_mm[::-1][:size])
     image.SetOrigin(geometry.origin_mm[:size])
     image.SetDirection(np.reshape(geometry.direction, (3, 3))[:size, :size].ravel().tolist())
-    with _quiet():
+    with quiet():
         sitk.WriteImage(image, str(path), useCompression=True)
 
 
@@ -162,7 +162,7 @@ def _grid(header: Any) -> tuple[Geometry, int]:  # noqa: ANN401 - SimpleITK has 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep ITK's remarks on harmless header details off stderr."""
     sitk = _itk()
     before = sitk.ProcessObject.GetGlobalWarningDisplay()

@@ -13,7 +13,7 @@ import tifffile
 
 from autoseg.artifacts.geometry import Geometry
 from autoseg.errors import ArtifactError, DatasetError
-from autoseg.images.endings import label_ending
+from autoseg.images.endings import file_ending, label_ending
 from autoseg.images.image import LabelMap
 from autoseg.images.io import read_geometry, read_image, read_label, write_label
 
@@ -168,6 +168,26 @@ def test_one_4d_file_holds_all_channels(tmp_path):
     assert image.geometry == read_geometry([tmp_path / "a.nii.gz"], case="a")
 
 
+def test_a_vector_nifti_of_five_axes_holds_all_channels(tmp_path):
+    """NIfTI puts vectors (intent 1007) along the fifth axis; the fourth is time and has one entry."""
+    array = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    file = save(tmp_path / "a.nii", array, (0.5, 0.75, 5, 1), isVector=False)
+    data = bytearray(file.read_bytes())
+    data[40:56] = np.array([5, 5, 4, 3, 1, 2, 1, 1], "<i2").tobytes()
+    for intent in (1007, 0):
+        data[68:70] = np.array([intent], "<i2").tobytes()
+        for ending, content in ((".nii", bytes(data)), (".nii.gz", gzip.compress(data))):
+            file = tmp_path / f"b{ending}"
+            file.write_bytes(content)
+            image = read_image([file], case="b")
+            assert np.array_equal(image.array_czyx, array)
+            assert image.geometry == read_geometry([file], case="b")
+            assert image.geometry.shape == (3, 4, 5)
+    data[40:56] = np.array([5, 5, 4, 3, 2, 1, 1, 1], "<i2").tobytes()
+    (tmp_path / "c.nii").write_bytes(data)
+    assert np.array_equal(read_image([tmp_path / "c.nii"], case="c").array_czyx, array)
+
+
 @pytest.mark.parametrize("ending", VOLUMES)
 def test_a_vector_image_holds_all_channels(tmp_path, ending):
     array = np.random.default_rng(0).normal(size=(3, 4, 5, 2)).astype(np.float32)
@@ -312,10 +332,17 @@ def test_labels_are_not_written_where_they_would_suffer(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_endings_of_names():
+    names = ["a.nii.gz", "a.OME.TIF", "a.ome.tiff", "a.tif", "p1/", "p1", ".dcm", "b.dcm"]
+    assert [file_ending(name) for name in names] == [
+        ".nii.gz", ".OME.TIF", ".ome.tiff", ".tif", "/", None, None, ".dcm",
+    ]  # fmt: skip
+
+
 def test_label_endings():
-    endings = [".nii.gz", ".png", ".JPG", ".jpeg", ".bmp", ".tif", ".mhd"]
+    endings = [".nii.gz", ".png", ".JPG", ".jpeg", ".bmp", ".tif", ".mhd", ".OME.tif", ".dcm", "/"]
     assert [label_ending(ending) for ending in endings] == [
-        ".nii.gz", ".png", ".png", ".png", ".png", ".tif", ".mha",
+        ".nii.gz", ".png", ".png", ".png", ".png", ".tif", ".mha", ".tif", ".nii.gz", ".nii.gz",
     ]  # fmt: skip
 
 

@@ -1,0 +1,44 @@
+"""A stamp changes with everything that is read for a case."""
+
+import os
+
+from autoseg.artifacts.dataset import Case
+from autoseg.artifacts.stamp import case_stamp, files_of, largest_case, split_series
+
+
+def test_a_slice_that_changes_changes_the_stamp_of_its_case(tmp_path):
+    slices = [tmp_path / "p1" / name for name in ("1.dcm", "study/2.dcm", "study/series/3.dcm")]
+    for file in slices:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"slice")
+    for image in ("p1", "p1#1.2.3"):
+        case = Case(name="p1", images=(image,))
+        for file in slices:
+            before = case_stamp(tmp_path, case)
+            assert before == case_stamp(tmp_path, case)
+            os.utime(file, ns=(0, file.stat().st_mtime_ns + 10**9))
+            assert before != case_stamp(tmp_path, case)
+    before = case_stamp(tmp_path, case)
+    (tmp_path / "p1" / "4.dcm").write_bytes(b"")
+    assert before != case_stamp(tmp_path, case)
+
+
+def test_the_largest_case_counts_all_slices(tmp_path):
+    for folder, count in (("p1", 3), ("p2", 5)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            (tmp_path / folder / f"{number}").write_bytes(b"x" * 100)
+    (tmp_path / "p3.nii").write_bytes(b"x" * 450)
+    cases = [Case(name=name, images=(file,)) for name, file in (("a", "p1"), ("b", "p2#1.2"), ("c", "p3.nii"))]
+    assert largest_case(tmp_path, cases).name == "b"
+    assert largest_case(tmp_path, [cases[0], cases[2]]).name == "c"
+
+
+def test_a_series_is_told_from_a_name_with_its_mark(tmp_path):
+    (tmp_path / "a#1").mkdir()
+    (tmp_path / "a#1" / "b").write_bytes(b"")
+    assert split_series(tmp_path / "a#1") == (tmp_path / "a#1", None)
+    assert split_series(tmp_path / "a#1#2.3") == (tmp_path / "a#1", "2.3")
+    assert split_series(tmp_path / "none#2") == (tmp_path / "none#2", None)
+    assert files_of(tmp_path / "a#1#2.3") == [tmp_path / "a#1" / "b"]
+    assert files_of(tmp_path / "none") == []
