@@ -2,6 +2,7 @@
 
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.plan import Plan
+from autoseg.artifacts.splits import Splits
 from autoseg.networks.cost import planned_step_memory
 from autoseg.plan.mirroring import names_sides
 
@@ -28,6 +29,14 @@ def plan_lines(plan: Plan) -> list[str]:
             "(nnU-Net mirrors it)"
         )
     return lines
+
+
+def splits_line(splits: Splits) -> str:
+    """How many folds, of what, and how they were made."""
+    sizes = sorted({len(fold.validation) for fold in splits.folds})
+    size = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
+    many = "" if sizes == [1] else "s"
+    return f"{len(splits.folds)} fold{'s' * (len(splits.folds) > 1)} of {size} validation case{many}: {splits.method}"
 
 
 def _warnings(plan: Plan) -> list[str]:
