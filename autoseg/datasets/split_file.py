@@ -147,6 +147,7 @@ def _of_rows(rows: Sequence[Mapping[str, Any]], case_names: Sequence[str], where
             "the file of folds leaves a case out",
             where=f"{where}, case {without}",
             found=f"{len(numbers)} of {len(case_names)} cases have a fold",
+            hint="add its row, or take the case out of the dataset",
         )
     return folds_of_numbers(numbers, where)
 

@@ -149,11 +149,12 @@ def k_folds(case_names: Sequence[str], num_folds: int, seed: int) -> tuple[Fold,
 
 def units_of(dataset: Dataset) -> list[tuple[str, ...]]:
     """Names of the cases that no fold may tear apart, because they share a group or an image file; sorted."""
+    images = _images(dataset)
     units: dict[str, list[str]] = {}
     first_with: dict[tuple[str, str], str] = {}
     for case in sorted(dataset.cases, key=lambda case: case.name):
         units[case.name] = [case.name]
-        shared = [("image", str(file)) for file in _images(dataset.root, case.images)]
+        shared = [("image", str(file)) for file in images[case.name]]
         shared += [("group", case.group)] if case.group is not None else []
         for key in shared:
             one, other = units[case.name], units[first_with.setdefault(key, case.name)]
@@ -180,14 +181,19 @@ def check_splits(splits: Splits, dataset: Dataset, where: str) -> None:
         validated on, on another case of its group, or on its image.
     """
     groups = {case.name: case.group for case in dataset.cases}
-    images = {case.name: _images(dataset.root, case.images) for case in dataset.cases}
+    images = _images(dataset)
     for number, fold in enumerate(splits.folds):
         here = f"{where}, fold {number}"
         _check_names(fold.training, groups, f"{here}, training")
         _check_names(fold.validation, groups, f"{here}, validation")
         both = sorted(set(fold.training) & set(fold.validation))
         if both:
-            raise SettingError("a fold trains on cases that it is validated on", where=here, found=_shown(both))
+            raise SettingError(
+                "a fold trains on cases that it is validated on",
+                where=here,
+                found=_shown(both),
+                hint="take them out of training or out of validation",
+            )
         training_of = {groups[name]: name for name in reversed(fold.training) if groups[name] is not None}
         seen_with = {file: name for name in reversed(fold.training) for file in images[name]}
         for name in fold.validation:
@@ -214,7 +220,7 @@ def check_splits(splits: Splits, dataset: Dataset, where: str) -> None:
 def _check_names(names: Sequence[str], known: Collection[str], where: str) -> None:
     """See that one side of a fold names cases, each once."""
     if not names:
-        raise SettingError("one side of a fold has no cases", where=where)
+        raise SettingError("one side of a fold has no cases", where=where, hint="name one, or take the fold out")
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
         close = nearest(unknown, known)
@@ -226,7 +232,7 @@ def _check_names(names: Sequence[str], known: Collection[str], where: str) -> No
         )
     if len(set(names)) < len(names):
         twice = [name for name, count in Counter(names).items() if count > 1]
-        raise SettingError("a fold names a case twice", where=where, found=_shown(twice))
+        raise SettingError("a fold names a case twice", where=where, found=_shown(twice), hint="name it once")
 
 
 def _read(workspace: Workspace) -> Splits | None:
@@ -352,8 +358,12 @@ def _count(
     return tuple(counts)
 
 
-def _images(root: str, images: Sequence[str]) -> list[Path]:
-    return [(Path(root) / file).resolve() for file in images]
+def _images(dataset: Dataset) -> dict[str, list[Path]]:
+    """Image files of each case, links followed; without one that all cases share, an atlas, which tells nothing."""
+    root = Path(dataset.root)
+    images = {case.name: [(root / file).resolve() for file in case.images] for case in dataset.cases}
+    of_all = set.intersection(*map(set, images.values()))
+    return {name: [file for file in files if file not in of_all] for name, files in images.items()}
 
 
 def _names(dataset: Dataset) -> list[str]:
