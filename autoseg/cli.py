@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 import msgspec
@@ -13,6 +13,9 @@ from autoseg.artifacts.dataset import Repair
 from autoseg.artifacts.plan import PresetName, WishedPreset
 from autoseg.errors import OUT_OF_MEMORY, AutosegError, DatasetError, is_out_of_memory
 from autoseg.layout import Workspace
+
+if TYPE_CHECKING:
+    from autoseg.datasets.splits import SplitWishes
 
 
 class _Finite(click.FloatRange):
@@ -155,6 +158,21 @@ def _folds(values: tuple[str, ...]) -> list[int] | None:
         raise click.UsageError(message) from error
 
 
+def _split(
+    num_folds: int | None, stratify: bool | None, splits: Path | None, fingerprint: Path | None
+) -> "SplitWishes":
+    """What the options of `plan` ask of the folds."""
+    from autoseg.datasets.splits import SplitWishes
+
+    if fingerprint is not None and (num_folds or splits or stratify is not None):
+        message = "--num-folds, --stratify and --splits are for RAW: a fingerprint has no cases to split"
+        raise click.UsageError(message)
+    if splits is not None and (num_folds or stratify):
+        message = "--splits takes the place of --num-folds and --stratify"
+        raise click.UsageError(message)
+    return SplitWishes(num_folds, stratify, splits)
+
+
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="autoseg")
 def main() -> None:
@@ -203,6 +221,18 @@ def main() -> None:
 )
 @_repair
 @click.option("--reject", is_flag=True, help="Leave out cases that can't be used; dataset.json says which and why.")
+@click.option(
+    "--num-folds",
+    type=click.IntRange(min=2),
+    default=None,
+    show_default="the plan's, 5",
+    metavar="K",
+    help="Folds of the cross-validation.",
+)
+@click.option(
+    "--stratify/--no-stratify", default=None, show_default="the plan's, off", help="Balance labels over the folds."
+)
+@click.option("--splits", type=EXISTING_FILE, metavar="FILE", help="Take the folds from a file of your own.")
 @click.option("--explain", is_flag=True, help="Print why each choice was made (plan.md).")
 @click.option("--measure", is_flag=True, help="Do training steps, and make what does not fit the memory smaller.")
 @click.option("--fingerprint", type=EXISTING_FILE, help="Plan from a fingerprint, autoseg's or nnU-Net's.")
@@ -225,6 +255,9 @@ def plan(
     spacing: tuple[float, ...] | None,
     repair: Repair | None,
     reject: bool,
+    num_folds: int | None,
+    stratify: bool | None,
+    splits: Path | None,
     explain: bool,
     measure: bool,
     fingerprint: Path | None,
@@ -239,11 +272,12 @@ def plan(
 
     Reads RAW (a folder in nnU-Net's, the Medical Decathlon's or BIDS' layout, with folders of images and of labels,
     or with one folder a case; or a list of files: CSV, TSV or JSON), or --images and --labels, or a --fingerprint.
-    Writes dataset.json, fingerprint.json, plan.json and plan.md into the workspace.
+    Writes dataset.json, fingerprint.json, plan.json, plan.md and splits.json into the workspace.
     """
     from autoseg import console, planning
     from autoseg.artifacts.base import read
     from autoseg.artifacts.fingerprint import Fingerprint
+    from autoseg.artifacts.splits import Splits
     from autoseg.datasets.layouts import find_dataset
     from autoseg.plan.decide import Wishes
 
@@ -260,6 +294,7 @@ def plan(
     if read_nnunet is not None and (measure or spacing or gpu_memory_gb or preset != "plain"):
         message = "--read-nnunet takes the place of --preset, --gpu-memory, --spacing and --measure"
         raise click.UsageError(message)
+    split = _split(num_folds, stratify, splits, fingerprint)
     wishes = Wishes(preset=preset, gpu_memory_gb=gpu_memory_gb, spacing=spacing, measure_on=device if measure else None)
     space = Workspace(workspace)
     if fingerprint is not None:
@@ -275,13 +310,22 @@ def plan(
         )
         found = msgspec.structs.replace(found, repair=repair)
         made = planning.plan(
-            found, space, raw=folders, jobs=_count(jobs), wishes=wishes, imported=read_nnunet, reject=reject
+            found,
+            space,
+            raw=folders,
+            jobs=_count(jobs),
+            wishes=wishes,
+            imported=read_nnunet,
+            split=split,
+            reject=reject,
         )
     if explain:
         click.echo(space.explanation.read_text(encoding="utf-8"))
     measured = read(space.fingerprint, Fingerprint)
     for line in (*console.plan_lines(made), *console.case_lines(measured)):
         click.echo(line)
+    if fingerprint is None and space.splits.exists():
+        click.echo(f"{console.splits_line(read(space.splits, Splits))} -> {space.splits}")
     click.echo(f"{len(measured.cases)} cases -> {space.plan}")
     if write_nnunet is not None:
         inputs = (fingerprint, dataset, read_nnunet)

@@ -3,6 +3,7 @@
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Plan
+from autoseg.artifacts.splits import Splits
 from autoseg.datasets.found import some
 from autoseg.datasets.remarks import case_remarks
 from autoseg.networks.cost import planned_step_memory
@@ -40,6 +41,14 @@ def case_lines(fingerprint: Fingerprint) -> list[str]:
         names = list(fingerprint.rejected)
         lines.append(f"{len(names)} cases are left out, as dataset.json says: {some(names)}")
     return lines
+
+
+def splits_line(splits: Splits) -> str:
+    """How many folds, of what, and how they were made."""
+    sizes = sorted({len(fold.validation) for fold in splits.folds})
+    size = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
+    many = "" if sizes == [1] else "s"
+    return f"{len(splits.folds)} fold{'s' * (len(splits.folds) > 1)} of {size} validation case{many}: {splits.method}"
 
 
 def _warnings(plan: Plan) -> list[str]:

@@ -127,6 +127,7 @@ def train(
     SettingError
         A fold does not exist, or the configuration is the second stage of a cascade.
     """
+    from autoseg.datasets.splits import find_splits, keep_splits
     from autoseg.networks.device import choose_device
     from autoseg.train import stage
 
@@ -139,7 +140,7 @@ def train(
             found=name,
             hint=f"train {plan.configurations[name].previous_stage} or 3d_fullres",
         )
-    splits = stage.find_splits([case.name for case in dataset.cases], plan, workspace)
+    splits = find_splits(dataset, plan, workspace)
     chosen = range(len(splits.folds)) if folds is None else folds
     for fold in chosen:
         if fold not in range(len(splits.folds)):
@@ -165,7 +166,7 @@ def train(
         # Before hours of work: the last fold may hold a training with other settings.
         for task in tasks:
             stage.find_earlier(task, workspace.fold(name, task.fold))
-    stage.keep_splits(splits, workspace)
+    keep_splits(splits, dataset, workspace)
     records = preprocess(workspace, dataset, plan, name, jobs=jobs)
     # Read when first asked for: a fold that is finished and scored needs none.
     arrays = cache(partial(_training_cases, workspace, name, records, plan))

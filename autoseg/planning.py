@@ -1,19 +1,26 @@
 """1 and 2, by every way: a dataset, a fingerprint or nnU-Net's files -> plan.json; and a plan -> nnU-Net's file."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoseg.artifacts.base import NewerSchemaError, check_writable, read, read_json, write
+from msgspec.structs import replace
+
+from autoseg.artifacts.base import NewerSchemaError, check_writable, read, read_json, set_aside, write
 from autoseg.artifacts.dataset import Dataset, without
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Configuration, Plan
+from autoseg.artifacts.splits import Splits
+from autoseg.datasets.splits import SplitWishes, TooFewError, find_splits, given_splits, keep_splits
 from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import Workspace
 
 if TYPE_CHECKING:
     from autoseg.plan.decide import Meter, Wishes
 
+log = logging.getLogger(__name__)
+AS_PLANNED = SplitWishes()
 USUAL_ENDING, PICTURE_ENDING = ".nii.gz", ".png"
 # Of a device's free memory; the rest is for what allocators and drivers hold back.
 MEASURED_SHARE = 0.9
@@ -28,8 +35,9 @@ def plan(
     wishes: "Wishes | None" = None,
     imported: Path | None = None,
     reject: bool = False,
+    split: SplitWishes = AS_PLANNED,
 ) -> Plan:
-    """1 and 2: dataset -> fingerprint.json -> plan.json.
+    """1 and 2: dataset -> fingerprint.json -> plan.json; and the folds where they can be made -> splits.json.
 
     Parameters
     ----------
@@ -41,11 +49,16 @@ def plan(
         An nnUNetPlans.json that takes the place of the planner.
     reject : bool
         Leave out cases that can't be used.
+    split : SplitWishes, optional
+        How to split, where it is to be other than the plan says.
 
     Raises
     ------
     SettingError
-        The workspace is a folder the user named, or holds a dataset.json that autoseg did not write.
+        The workspace is a folder the user named, or holds a dataset.json that autoseg did not write; or as
+        `autoseg.datasets.splits.given_splits`.
+    DatasetError
+        Likewise.
     ArtifactError
         It can't be written; or what is imported is no plan of nnU-Net's.
     """
@@ -61,10 +74,29 @@ def plan(
     check_writable(workspace.root)
     # A file that can't be read and a device that is not there are told before every case is measured.
     foreign, meter = _foreign(imported), _meter(wishes)
+    given = given_splits(dataset, workspace, split)
     fingerprint = stage.run(dataset, workspace.fingerprint, jobs=jobs, reject=reject)
+    if fingerprint.rejected:
+        dataset = without(dataset, fingerprint.rejected)
+        given = given_splits(dataset, workspace, split)
     made = _plan(fingerprint, workspace, wishes, meter, foreign)
-    write(workspace.dataset, without(dataset, fingerprint.rejected))
+    training = split.applied(made.training, given)
+    if training != made.training:
+        made = replace(made, training=training)
+        write(workspace.plan, made)
+    write(workspace.dataset, dataset)
+    _split(dataset, made, workspace, given)
     return made
+
+
+def _split(dataset: Dataset, plan: Plan, workspace: Workspace, given: Splits | None) -> None:
+    """Write splits.json; where there are too few cases say so, and leave none that is of others."""
+    try:
+        keep_splits(given or find_splits(dataset, plan, workspace), dataset, workspace)
+    except TooFewError as error:
+        log.warning("no folds are made: %s (%s)", error.what, error.found)
+        if workspace.splits.exists():
+            log.warning("the old folds are now %s", set_aside(workspace.splits))
 
 
 def plan_fingerprint(

@@ -197,6 +197,10 @@ class Training(Record, frozen=True, kw_only=True):
 
     Attributes
     ----------
+    num_folds : int
+        2 or more where folds are made; where they are the user's own, how many there are.
+    stratify : bool
+        Balance labels and their sizes over the folds.
     epochs, iterations_per_epoch, validation_iterations : int
         Length of a run where no `max_hours` is set.
     max_hours : float or None
@@ -209,8 +213,9 @@ class Training(Record, frozen=True, kw_only=True):
         At most this much work is lost when the run is killed.
     """
 
-    num_folds: Annotated[int, msgspec.Meta(ge=2)] = 5
-    split_seed: Annotated[int, msgspec.Meta(ge=0)] = 12345
+    num_folds: AtLeastOne = 5
+    split_seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 12345
+    stratify: bool = False
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     epochs: AtLeastOne = 1000
     iterations_per_epoch: AtLeastOne = 250

@@ -139,8 +139,8 @@ def read_meaning(found: Found, root: Path) -> Meaning:
     Raises
     ------
     DatasetError
-        A label file can't be read, looks smoothed or compressed, or all hold nothing but background; or a segment is called
-        otherwise from case to case.
+        A label file can't be read, or looks smoothed or compressed; all hold nothing but background; or a segment is
+        called otherwise from case to case.
     """
     present = sorted({value for case in found.cases for value in _values_of_file(case, root)} - {0})
     if not present:

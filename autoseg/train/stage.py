@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 from autoseg import __version__
-from autoseg.artifacts.base import digest, read, set_aside, write
+from autoseg.artifacts.base import digest, read, write
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.labels import foreground, has_regions, ignored, values_of
 from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.overlay import differences
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
-from autoseg.artifacts.splits import Fold, Splits
+from autoseg.artifacts.splits import Fold
 from autoseg.errors import SettingError
-from autoseg.layout import FoldFolder, Workspace
+from autoseg.layout import FoldFolder
 from autoseg.machine import alone
 from autoseg.networks.device import keep_freed_memory
 from autoseg.networks.unet import build_network
@@ -31,7 +31,6 @@ from autoseg.train.loop import Course, EpochReport, progress_of, train, train_st
 from autoseg.train.losses import Objective
 from autoseg.train.sampling import TrainingCase
 from autoseg.train.signals import stop_requested
-from autoseg.train.split import k_folds
 from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint, save_weights
 from autoseg.train.step_style import choose_step, describe_step
 
@@ -40,50 +39,6 @@ TRAINING_STREAM, VALIDATION_STREAM = 0, 1
 MOST_WORKERS = 8
 MEASURED_BATCH = 2
 MOST_SHOWN = 5
-
-
-def find_splits(case_names: Sequence[str], plan: Plan, workspace: Workspace) -> Splits:
-    """Read splits.json; where it is missing or the cases changed make folds, which `keep_splits` writes."""
-    recipe = plan.training
-    inputs = digest(*sorted(case_names), str(recipe.num_folds), str(recipe.split_seed))
-    if workspace.splits.exists():
-        splits = read(workspace.splits, Splits)
-        if splits.inputs_sha256 == inputs:
-            check_splits(splits, case_names, workspace)
-            return splits
-    return Splits(
-        inputs_sha256=inputs,
-        method=f"KFold({recipe.num_folds}, shuffle, random_state={recipe.split_seed}) over sorted case names",
-        folds=k_folds(case_names, recipe.num_folds, recipe.split_seed),
-    )
-
-
-def keep_splits(splits: Splits, workspace: Workspace) -> None:
-    """Write splits.json, setting one made from other cases aside."""
-    if workspace.splits.exists():
-        if read(workspace.splits, Splits) == splits:
-            return
-        kept = set_aside(workspace.splits)
-        log.warning("the cases or the number of folds changed: folds are made again, the old ones are now %s", kept)
-    write(workspace.splits, splits)
-
-
-def check_splits(splits: Splits, case_names: Sequence[str], workspace: Workspace) -> None:
-    """Hold folds that a person may have edited against the cases.
-
-    Raises
-    ------
-    SettingError
-        A fold names an unknown case, or trains on a case that it is validated on.
-    """
-    for number, fold in enumerate(splits.folds):
-        where = f"{workspace.splits}, fold {number}"
-        unknown = sorted({*fold.training, *fold.validation} - set(case_names))
-        if unknown:
-            raise SettingError("a fold names cases that the dataset has not", where=where, found=", ".join(unknown))
-        both = sorted(set(fold.training) & set(fold.validation))
-        if both:
-            raise SettingError("a fold trains on cases that it is validated on", where=where, found=", ".join(both))
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +301,8 @@ def _determining(plan: Plan, configuration_name: str) -> dict[str, Any]:
     """What of a plan determines the weights; where arrays are kept and how often they are saved does not."""
     configuration = plan.configurations[configuration_name]
     recipe = msgspec.to_builtins(plan.training)
-    for key in ("memory_share", "checkpoint_minutes"):
+    # What came of `stratify` are the fold's cases, which count by themselves.
+    for key in ("memory_share", "checkpoint_minutes", "stratify"):
         del recipe[key]
     schemes = zip(plan.channel_names, plan.intensities, configuration.normalization_schemes, strict=True)
     return {

@@ -17,7 +17,7 @@ from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.plan import Prediction, Training
 from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
-from autoseg.artifacts.splits import Fold, Splits
+from autoseg.artifacts.splits import Fold
 from autoseg.errors import ArtifactError, AutosegError, SettingError
 from autoseg.layout import Workspace
 from autoseg.machine import alone
@@ -462,44 +462,3 @@ def test_weights_that_cant_be_written_are_one_error(tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match="a file can't be written"):
         state.save_weights(tmp_path / "weights.safetensors", torch.nn.Linear(1, 1))
     assert list(tmp_path.iterdir()) == []
-
-
-NAMES = [f"case_{i}" for i in range(10)]
-
-
-def test_splits_are_kept_while_their_cases_last(build_plan, tmp_path):
-    workspace, plan = Workspace(tmp_path), build_plan()
-    made = stage.find_splits(NAMES, plan, workspace)
-    assert len(made.folds) == 5
-    assert not workspace.splits.exists()
-    stage.keep_splits(made, workspace)
-    assert read(workspace.splits, Splits) == made
-    # Edited by hand: kept.
-    edited = msgspec.structs.replace(made, folds=made.folds[:1])
-    write(workspace.splits, edited)
-    assert stage.find_splits(NAMES[::-1], plan, workspace) == edited
-    more = stage.find_splits([*NAMES, "case_new"], plan, workspace)
-    assert len(more.folds) == 5
-    assert read(workspace.splits, Splits) == edited
-    stage.keep_splits(more, workspace)
-    assert read(workspace.splits, Splits) == more
-    assert read(tmp_path / "splits.previous.json", Splits) == edited
-    three = build_plan(training=Training(num_folds=3))
-    assert len(stage.find_splits([*NAMES, "case_new"], three, workspace).folds) == 3
-
-
-@pytest.mark.parametrize(
-    ("fold", "told"),
-    [
-        (Fold(training=("case_0", "nobody"), validation=("case_1",)), "nobody"),
-        (Fold(training=("case_0", "case_1"), validation=("case_1",)), "case_1"),
-    ],
-)
-def test_splits_edited_into_nonsense_are_refused(build_plan, tmp_path, fold, told):
-    workspace, plan = Workspace(tmp_path), build_plan()
-    made = stage.find_splits(NAMES, plan, workspace)
-    write(workspace.splits, msgspec.structs.replace(made, folds=(made.folds[0], fold)))
-    with pytest.raises(SettingError, match="a fold") as caught:
-        stage.find_splits(NAMES, plan, workspace)
-    assert told in str(caught.value)
-    assert "fold 1" in str(caught.value)

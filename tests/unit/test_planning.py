@@ -1,0 +1,125 @@
+"""Planning a dataset on disk: what becomes of the folds."""
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+
+from autoseg import console
+from autoseg.artifacts.base import read, write
+from autoseg.artifacts.fingerprint import Fingerprint
+from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.plan import Plan, Training
+from autoseg.artifacts.splits import Splits
+from autoseg.datasets.splits import SplitWishes
+from autoseg.errors import DatasetError, SettingError
+from autoseg.images.io import write_label
+from autoseg.layout import Workspace
+from autoseg.planning import plan
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Images and label maps of eight cases, alike."""
+    root = tmp_path_factory.mktemp("raw")
+    array = np.random.default_rng(0).integers(0, 2, (8, 8, 8))
+    for i in range(8):
+        for file in (f"case_{i}_0000.nii.gz", f"case_{i}.nii.gz"):
+            write_label(root / file, array, Geometry(shape=array.shape, spacing_mm=(1.0, 1.0, 1.0)))
+    return root
+
+
+@pytest.fixture
+def planned(raw, build_dataset, tmp_path):
+    """Callable: plan the first cases, with wishes; gives (plan, splits or None)."""
+    workspace = Workspace(tmp_path / "w")
+
+    def make(num_cases=8, **wishes):
+        plan(build_dataset(raw, num_cases=num_cases), workspace, raw=[raw], jobs=1, split=SplitWishes(**wishes))
+        splits = read(workspace.splits, Splits) if workspace.splits.exists() else None
+        return read(workspace.plan, Plan), splits
+
+    make.workspace = workspace
+    return make
+
+
+def test_planning_writes_the_folds_once(planned):
+    made, splits = planned()
+    assert made.training == Training()
+    assert [fold.cases for fold in splits.counts] == [2, 2, 2, 1, 1]
+    line = console.splits_line(splits)
+    assert line == "5 folds of 1 to 2 validation cases: KFold(5, shuffle, random_state=12345) over sorted case names"
+    before = planned.workspace.splits.stat().st_mtime_ns
+    assert planned() == (made, splits)
+    assert planned.workspace.splits.stat().st_mtime_ns == before
+
+
+def test_the_number_of_folds_stands_in_the_plan_from_then_on(planned):
+    planned()
+    made, splits = planned(num_folds=3)
+    assert made.training == Training(num_folds=3)
+    assert len(splits.folds) == 3
+    assert planned() == (made, splits)
+    kept = sorted(file.name for file in planned.workspace.root.glob("*previous*"))
+    assert kept == ["splits.previous.json"]
+
+
+def test_stratified_folds(planned):
+    planned()
+    space = planned.workspace
+    fingerprint = read(space.fingerprint, Fingerprint)
+    cases = (
+        msgspec.structs.replace(case, label_voxels={"blob": 9 * (i < 4)}) for i, case in enumerate(fingerprint.cases)
+    )
+    write(space.fingerprint, msgspec.structs.replace(fingerprint, cases=tuple(cases)))
+    made, splits = planned(stratify=True, num_folds=4)
+    assert made.training == Training(num_folds=4, stratify=True)
+    assert [fold.labels["blob"] for fold in splits.counts] == [1] * 4
+    assert planned() == (made, splits)
+    made, splits = planned(stratify=False)
+    assert made.training == Training(num_folds=4)
+    assert splits.method.startswith("KFold(4")
+
+
+def test_too_few_cases_for_folds_are_told_and_no_other_folds_stay(planned, caplog):
+    planned()
+    made, splits = planned(num_cases=3)
+    assert made.training.num_folds == 5
+    assert splits is None
+    assert "fewer cases than folds (3 cases, 5 folds)" in caplog.text
+    assert (planned.workspace.root / "splits.previous.json").exists()
+    with pytest.raises(DatasetError, match="fewer cases than folds"):
+        planned(num_cases=3, num_folds=4)
+
+
+def test_edited_folds_are_left_alone(planned):
+    _, splits = planned()
+    edited = msgspec.structs.replace(splits, folds=splits.folds[::-1])
+    write(planned.workspace.splits, edited)
+    assert planned()[1] == edited
+
+
+def test_the_users_folds_stay_until_the_cases_change(planned, tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text("case,fold\n" + "".join(f"case_{i},{i % 3}\n" for i in range(8)))
+    made, splits = planned(file=file)
+    assert made.training == Training(num_folds=3)
+    assert splits.folds[0].validation == ("case_0", "case_3", "case_6")
+    assert splits.counts[0].cases == 3
+    assert console.splits_line(splits) == "3 folds of 2 to 3 validation cases: read from mine.csv"
+    assert planned() == planned(file=file) == (made, splits)
+    fingerprint = planned.workspace.fingerprint.read_bytes()
+    with pytest.raises(SettingError, match="the cases changed"):
+        planned(num_cases=7)
+    # Told before anything is measured or written.
+    assert planned.workspace.fingerprint.read_bytes() == fingerprint
+    assert read(planned.workspace.splits, Splits) == splits
+
+
+def test_a_leak_in_the_users_file_is_told_before_anything_is_written(planned, tmp_path):
+    file = tmp_path / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["case_0", "case_1"], "val": ["case_1"]}]))
+    with pytest.raises(SettingError, match="validated on"):
+        planned(file=file)
+    assert not planned.workspace.root.exists()
