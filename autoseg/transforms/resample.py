@@ -82,11 +82,9 @@ def resize_matrix(n_in: int, n_out: int, order: int) -> NDArray[np.float32]:
     # Planning needs shapes alone, and is done before scipy would be loaded.
     from scipy.ndimage import zoom
 
-    matrix = np.empty((n_out, n_in))
-    for column, unit in enumerate(np.eye(n_in)):
-        matrix[:, column] = zoom(unit, n_out / n_in, order=order, mode="nearest", grid_mode=True)
+    matrix: NDArray[np.float64] = zoom(np.eye(n_in), (n_out / n_in, 1), order=order, mode="nearest", grid_mode=True)
     matrix[np.abs(matrix) < NEGLIGIBLE] = 0
-    single = matrix.astype(np.float32)
+    single: NDArray[np.float32] = matrix.astype(np.float32)
     single.setflags(write=False)
     return single
 
@@ -155,7 +153,9 @@ def resize(
         elif separate_axis == 0:
             _by_slices(channel, order, order_z, out)
         else:
-            moved = np.empty([shape[separate_axis], *(n for a, n in enumerate(shape) if a != separate_axis)], np.float32)
+            moved = np.empty(
+                [shape[separate_axis], *(n for a, n in enumerate(shape) if a != separate_axis)], np.float32
+            )
             _by_slices(np.ascontiguousarray(np.moveaxis(channel, separate_axis, 0)), order, order_z, moved)
             out[...] = np.moveaxis(moved, 0, separate_axis)
     return resized
@@ -298,7 +298,7 @@ def resize_labels(
     label_zyx = np.ascontiguousarray(label_zyx)
     resized = np.empty(shape, label_zyx.dtype)
     for rows in _parts(shape[0], shape[1] * shape[2]):
-        _resize_label_slices(label_zyx, [_Taps(*(part[rows] for part in taps[0])), *taps[1:]], resized[rows])
+        _resize_label_slices(label_zyx, [taps[0].at(rows), *taps[1:]], resized[rows])
     return resized
 
 
@@ -309,6 +309,10 @@ class _Taps(NamedTuple):
     low: NDArray[np.intp]
     high: NDArray[np.intp]  # low itself where it counts alone
     weight: NDArray[np.float32]  # of high; 0 where it is low
+
+    def at(self, rows: slice | NDArray[np.intp]) -> "_Taps":
+        """Of some new voxels."""
+        return _Taps(self.nearest[rows], self.low[rows], self.high[rows], self.weight[rows])
 
 
 @lru_cache(maxsize=256)
@@ -323,44 +327,47 @@ def _taps(n_in: int, n_out: int, order: int) -> _Taps:
 
 def _resize_label_slices(label_zyx: NDArray[np.integer], taps: Sequence[_Taps], out: NDArray[np.integer]) -> None:
     """What `resize_labels` does, for some slices of the result."""
-    smallest = largest = label_zyx
-    nearest = label_zyx
+    nearest = smallest = largest = label_zyx
     for axis, (centre, low, high, weight) in enumerate(taps):
         nearest = np.take(nearest, centre, axis=axis, out=out if axis == 2 else None, mode="clip")
-        one = smallest, largest
-        smallest, largest = (np.take(part, low, axis=axis) for part in one)
+        one, other = smallest, largest
+        smallest, largest = np.take(one, low, axis=axis), np.take(other, low, axis=axis)
         if weight.any():
-            smallest = np.minimum(smallest, np.take(one[0], high, axis=axis))
-            largest = np.maximum(largest, np.take(one[1], high, axis=axis))
+            np.minimum(smallest, np.take(one, high, axis=axis), out=smallest)
+            np.maximum(largest, np.take(other, high, axis=axis), out=largest)
     # Where all old voxels around a new one agree, that is the label.
     places = np.flatnonzero(smallest != largest)
-    if not places.size:
-        return
-    values = out.reshape(-1)[places]
-    zyx = np.unravel_index(places, out.shape)
-    corners: list[NDArray[np.integer]] = []
-    shares: list[NDArray[np.float32]] = []
-    flat = label_zyx.reshape(-1)
-    strides = (label_zyx.shape[1] * label_zyx.shape[2], label_zyx.shape[2], 1)
-    offsets = [(np.zeros(1, np.intp), np.ones(1, np.float32))]
-    for (_, low, high, weight), stride, index in zip(taps, strides, zyx, strict=True):
-        ends = [(low[index] * stride, 1 - weight[index])]
+    if places.size:
+        flat = out.reshape(-1)
+        at = [one.at(index) for one, index in zip(taps, np.unravel_index(places, out.shape), strict=True)]
+        flat[places] = _weighed(label_zyx, at, flat[places])
+
+
+def _weighed(
+    label_zyx: NDArray[np.integer], taps: Sequence[_Taps], nearest: NDArray[np.integer]
+) -> NDArray[np.integer]:
+    """The label with the largest share for each of N new voxels, whose `taps` have N entries along each axis."""
+    flat, strides = label_zyx.reshape(-1), (label_zyx.shape[1] * label_zyx.shape[2], label_zyx.shape[2], 1)
+    corners = [(np.zeros(1, np.intp), np.ones(1, np.float32))]
+    for (_, low, high, weight), stride in zip(taps, strides, strict=True):
+        ends = [(low * stride, 1 - weight)]
         if weight.any():
-            ends.append((high[index] * stride, weight[index]))
-        offsets = [(offset + step, share * part) for offset, share in offsets for step, part in ends]
-    corners = [flat[offset] for offset, _ in offsets]
-    shares = [share for _, share in offsets]
-    own = sum(share * (corner == values) for corner, share in zip(corners, shares, strict=True))
+            ends.append((high * stride, weight))
+        corners = [(place + step, share * part) for place, share in corners for step, part in ends]
+    labels = [flat[place] for place, _ in corners]
+    shares = [share for _, share in corners]
+    own = sum(share * (label == nearest) for label, share in zip(labels, shares, strict=True))
     # With half of the weight or more the nearest label wins, or is tied.
-    open_places = np.flatnonzero(own < 0.5)
-    if not open_places.size:
-        return
-    corner_kn = np.stack([corner[open_places] for corner in corners])
-    share_kn = np.stack([share[open_places] for share in shares])
-    total_kn = np.stack([(share_kn * (corner_kn == corner)).sum(axis=0) for corner in corner_kn])
-    best = total_kn.max(axis=0) - TIE
-    winner = np.where(total_kn > best, corner_kn, np.iinfo(corner_kn.dtype).max).min(axis=0)
-    out.reshape(-1)[places[open_places]] = np.where(own[open_places] > best, values[open_places], winner)
+    unclear = np.flatnonzero(own < 0.5)
+    if unclear.size:
+        label_kn = np.stack([label[unclear] for label in labels])
+        share_kn = np.stack([share[unclear] for share in shares])
+        total_kn = np.stack([(share_kn * (label_kn == label)).sum(axis=0) for label in label_kn])
+        tied = total_kn > total_kn.max(axis=0) - TIE
+        smallest = np.where(tied, label_kn, np.iinfo(label_kn.dtype).max).min(axis=0)
+        near = nearest[unclear]
+        nearest[unclear] = np.where((tied & (label_kn == near)).any(axis=0), near, smallest)
+    return nearest
 
 
 def resized_slabs(

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,7 +34,7 @@ IMAGES: list[tuple[Shape, Shape]] = [((60, 256, 256), (90, 300, 310)), ((200, 51
 LABELS: tuple[Shape, Shape] = ((100, 192, 192), (120, 230, 240))
 SLICES: tuple[Shape, Shape] = ((40, 320, 320), (55, 400, 390))
 # Whoever limits threads by these variables must do so before the library is loaded: for the peer alone.
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def image(shape: Shape) -> NDArray[np.float32]:
