@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.images.image import Image, LabelMap
-from autoseg.transforms.crop import nonzero_box
+from autoseg.transforms.crop import cropped_box
 
 MAX_BINS = 65_536
 
@@ -62,7 +62,7 @@ def measure(image: Image, label: LabelMap) -> Measured:
     -------
     Measured
     """
-    box, _ = nonzero_box(image.array_czyx)
+    box = cropped_box(image.array_czyx)
     foreground = label.array_zyx[box.slices] > 0
     if not foreground.any():
         return Measured(box.shape, ())

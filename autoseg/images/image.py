@@ -39,7 +39,9 @@ class LabelMap:
     def values(self) -> list[int]:
         """The values that occur, each once, sorted; ticked off in a table, which is far quicker than sorting voxels."""
         occurs = np.zeros(int(self.array_zyx.max()) + 1, dtype=bool)
-        # A slice at a time, because numpy makes an index of eight bytes of each voxel.
+        # A slice at a time, because numpy makes an index of eight bytes of each voxel; and most are background.
         for slice_yx in self.array_zyx:
-            occurs[slice_yx] = True
+            foreground = slice_yx[slice_yx > 0]
+            occurs[0] |= foreground.size < slice_yx.size
+            occurs[foreground] = True
         return [int(value) for value in np.flatnonzero(occurs)]

@@ -329,12 +329,20 @@ def _resize_label_slices(label_zyx: NDArray[np.integer], taps: Sequence[_Taps], 
     """What `resize_labels` does, for some slices of the result."""
     nearest = smallest = largest = label_zyx
     for axis, (centre, low, high, weight) in enumerate(taps):
-        nearest = np.take(nearest, centre, axis=axis, out=out if axis == 2 else None, mode="clip")
-        one, other = smallest, largest
-        smallest, largest = np.take(one, low, axis=axis), np.take(other, low, axis=axis)
+        if axis > 0 and len(centre) == label_zyx.shape[axis]:
+            continue
         if weight.any():
-            np.minimum(smallest, np.take(one, high, axis=axis), out=smallest)
-            np.maximum(largest, np.take(other, high, axis=axis), out=largest)
+            nearest = np.take(nearest, centre, axis=axis)
+            one, other = smallest, largest
+            smallest = np.minimum(np.take(one, low, axis=axis), np.take(one, high, axis=axis))
+            largest = np.maximum(np.take(other, low, axis=axis), np.take(other, high, axis=axis))
+        elif smallest is largest:
+            nearest = smallest = largest = np.take(nearest, centre, axis=axis)
+        else:
+            nearest, smallest, largest = (np.take(part, centre, axis=axis) for part in (nearest, smallest, largest))
+    out[...] = nearest
+    if smallest is largest:
+        return
     # Where all old voxels around a new one agree, that is the label.
     places = np.flatnonzero(smallest != largest)
     if places.size:
