@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +71,9 @@ def nonzero_box(array_czyx: NDArray[np.float32]) -> tuple[Box, NDArray[np.bool_]
         if zeros < SPARSE * mask.size:
             _fill_sparse(mask)
         else:
+            # Most cases need no filling, and loading scipy takes longer than preparing a small one.
+            from scipy.ndimage import binary_fill_holes
+
             mask = binary_fill_holes(mask)
         zeros = mask.size - int(np.count_nonzero(mask))
     return box, mask if zeros else None
@@ -89,9 +91,6 @@ def _nonzero(array_czyx: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def _fill_sparse(mask: NDArray[np.bool_]) -> None:
     """What `binary_fill_holes` gives, in place, with work for the voxels outside the mask alone."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     empty = np.flatnonzero(~mask)
     zyx = np.unravel_index(empty, mask.shape)
     pairs = []
@@ -100,13 +99,16 @@ def _fill_sparse(mask: NDArray[np.bool_]) -> None:
         second = np.minimum(np.searchsorted(empty, empty[first] + step), len(empty) - 1)
         adjacent = empty[second] == empty[first] + step
         pairs.append(np.stack([first[adjacent], second[adjacent]]))
-    ends = np.concatenate(pairs, axis=1)
-    graph = coo_array((np.ones(ends.shape[1], bool), tuple(ends)), shape=(len(empty), len(empty)))
-    count, part = connected_components(graph, directed=False)
-    reaches_out = np.zeros(count, bool)
+    first, second = np.concatenate(pairs, axis=1)
+    open_ = np.zeros(len(empty), bool)
     for index, edge in zip(zyx, mask.shape, strict=True):
-        reaches_out[part[(index == 0) | (index == edge - 1)]] = True
-    np.put(mask, empty[~reaches_out[part]], True)
+        open_[(index == 0) | (index == edge - 1)] = True
+    spreads = open_[first] | open_[second]
+    while spreads.any():
+        open_[first[spreads]] = open_[second[spreads]] = True
+        first, second = first[~spreads], second[~spreads]
+        spreads = open_[first] | open_[second]
+    np.put(mask, empty[~open_], True)
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> Box:
