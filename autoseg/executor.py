@@ -25,7 +25,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # What nearly every case needs. The fork server loads it once, and each worker starts with it in place.
-PRELOAD = ("numpy", "scipy.ndimage", "SimpleITK", "blosc2", "autoseg.images.io")
+PRELOAD = ("numpy", "SimpleITK", "autoseg.images.io")
 
 
 class SerialExecutor(Executor):

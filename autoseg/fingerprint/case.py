@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.images.image import Image, LabelMap
-from autoseg.transforms.crop import nonzero_box
+from autoseg.transforms.crop import cropped_box
 
 MAX_BINS = 65_536
 
@@ -65,7 +65,7 @@ def measure(image: Image, label: LabelMap) -> Measured:
     -------
     Measured
     """
-    box, _ = nonzero_box(image.array_czyx)
+    box = cropped_box(image.array_czyx)
     voxels = tuple(int(count) for count in label.counts)
     foreground = label.array_zyx[box.slices] > 0
     if not foreground.any():

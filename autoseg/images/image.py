@@ -41,9 +41,11 @@ class LabelMap:
     def counts(self) -> NDArray[np.int64]:
         """How many voxels have each value, from 0 to the highest that occurs; int64, shape (highest + 1,)."""
         counts = np.zeros(int(self.array_zyx.max()) + 1, np.int64)
-        # A slice at a time, because numpy makes an index of eight bytes of each voxel.
+        # A slice at a time, because numpy makes an index of eight bytes of each voxel; and most are background.
         for slice_yx in self.array_zyx:
-            counts += np.bincount(slice_yx.reshape(-1), minlength=len(counts))
+            foreground = slice_yx[slice_yx > 0]
+            counts += np.bincount(foreground, minlength=len(counts))
+            counts[0] += slice_yx.size - foreground.size
         return counts
 
     def values(self) -> list[int]:

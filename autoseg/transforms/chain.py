@@ -79,8 +79,10 @@ def forward(image: Image, label: LabelMap | None, plan: Plan, configuration: Con
     if label is not None:
         values = np.ascontiguousarray(label.array_zyx[box.slices].transpose(axes), dtype=np.int16)
         if inside is not None:
-            values[~inside & (values == 0)] = OUTSIDE
-            inside = values != OUTSIDE
+            outside = ~inside
+            outside &= values == 0
+            np.copyto(values, OUTSIDE, where=outside)
+            inside = ~outside
     for channel, scheme, use_mask, intensities in zip(
         array, configuration.normalization_schemes, configuration.use_mask_for_norm, plan.intensities, strict=True
     ):

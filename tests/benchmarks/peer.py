@@ -2,10 +2,11 @@
 
 import os
 import shutil
-import signal
-import subprocess
-from contextlib import suppress
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measured import Ran, run
 
 DATASET_NAME = "Dataset004_Benchmark"
 
@@ -33,34 +34,16 @@ class Peer:
         self.preprocessed = folders["nnUNet_preprocessed"] / DATASET_NAME
         self.environment = os.environ | {name: str(folder) for name, folder in folders.items()}
 
-    def command(self, name: str, *arguments: str) -> None:
+    def command(self, name: str, *arguments: str) -> Ran:
         """Run one of its console commands."""
-        self._run([str(self.python.parent / name), *arguments])
+        return run([str(self.python.parent / name), *arguments], self.environment)
 
     def script(self, script: Path, *arguments: str) -> str:
         """Run a program with its interpreter; gives what it printed."""
-        return self._run([str(self.python), str(script), *arguments])
+        return run([str(self.python), str(script), *arguments], self.environment).out
 
     def version(self) -> dict[str, str]:
         """Versions of nnU-Net and torch there."""
         code = "from importlib.metadata import version as v; print(v('nnunetv2'), v('torch'))"
-        nnunet, torch = self._run([str(self.python), "-c", code]).split()
+        nnunet, torch = run([str(self.python), "-c", code], self.environment).out.split()
         return {"nnunetv2": nnunet, "torch": torch}
-
-    def _run(self, command: list[str]) -> str:
-        # Its loaders outlive it: they are ended with the whole process group.
-        process = subprocess.Popen(
-            command,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        out, err = process.communicate()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        if process.returncode != 0:
-            message = f"{' '.join(command)} ended with {process.returncode}:\n{err[-3000:]}"
-            raise RuntimeError(message)
-        return out

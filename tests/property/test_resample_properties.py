@@ -38,6 +38,16 @@ def test_equals_scikit_image(old, new, order, seed):
     np.testing.assert_allclose(resize(array, new, order, 0, None)[0], expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [((70, 45, 140), (50, 90, 33)), ((33, 300, 290), (65, 330, 270)), ((40, 90, 80), (160, 31, 99))]
+)
+def test_long_axes_equal_scikit_image(old, new):
+    # Several bands of the matrices, and several groups of slices.
+    array = volume(7, old)
+    expected = reference(array[0].astype(np.float64), new, 3)
+    np.testing.assert_allclose(resize(array, new, 3, 0, None)[0], expected, rtol=0, atol=2e-6 * np.ptp(array))
+
+
 @given(shapes, shapes, st.sampled_from([0, 1, 2]), st.sampled_from([1, 3]), seeds)
 @settings(max_examples=60, deadline=None)
 def test_slices_apart_equal_scikit_image_slice_by_slice(old, new, axis, order, seed):
@@ -89,6 +99,15 @@ def test_labels_follow_the_rule(old, new, axis, count, seed):
         return
     orders = [0 if a == axis else 1 for a in range(3)]
     np.testing.assert_array_equal(resized, labels_by_definition(label, new, orders))
+
+
+def test_large_label_maps_follow_the_rule():
+    # Several groups of slices; voxels in lumps, so that most borders lie between two labels.
+    lumps = np.random.default_rng(3).integers(0, 6, (10, 40, 40))
+    label = lumps.repeat(4, axis=0).repeat(3, axis=1).repeat(3, axis=2).astype(np.int16)
+    np.testing.assert_array_equal(
+        resize_labels(label, (70, 100, 150), 1, 0, None), labels_by_definition(label, (70, 100, 150), (1, 1, 1))
+    )
 
 
 @given(shapes, shapes, st.sampled_from([None, 0, 1, 2]), st.sampled_from([0, 1]), st.integers(1, 6), seeds)

@@ -1,8 +1,10 @@
 """The box of non-zero voxels."""
 
 import numpy as np
+import pytest
+from scipy.ndimage import binary_fill_holes
 
-from autoseg.transforms.crop import Box, nonzero_box, uncrop
+from autoseg.transforms.crop import Box, cropped_box, nonzero_box, uncrop
 
 
 def zeros(*shape):
@@ -61,3 +63,22 @@ def test_uncrop_puts_back():
     np.testing.assert_array_equal(whole[box.slices], array)
     assert whole.sum() == array.sum()
     assert uncrop(array[None], box, (4, 3, 7), fill=9)[0, 0, 0, 0] == 9
+
+
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.06])
+def test_sparse_holes_are_filled_as_scipy_does(share):
+    rng = np.random.default_rng(0)
+    array = (rng.random((1, 20, 40, 40)) > share).astype(np.float32)
+    array[0, 3:9, 10, 10:14] = 0  # a pocket
+    array[0, 12:, 20, 20] = 0  # a tunnel to a face
+    _, mask = nonzero_box(array)
+    expected = binary_fill_holes(array[0] != 0)
+    assert not expected.all()
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_box_alone_is_the_same():
+    rng = np.random.default_rng(1)
+    for share in (0.5, 0.02, 0.002):
+        array = (rng.random((2, 6, 7, 8)) < share).astype(np.float32)
+        assert cropped_box(array) == nonzero_box(array)[0]
