@@ -91,12 +91,18 @@ def choose_configuration(plan: Plan, name: str | None) -> str:
 
 
 def preprocess(
-    workspace: Workspace, dataset: Dataset, plan: Plan, configuration_name: str, *, jobs: int
+    workspace: Workspace,
+    dataset: Dataset,
+    plan: Plan,
+    configuration_name: str,
+    *,
+    jobs: int,
+    scheduler: str | None = None,
 ) -> dict[str, PreprocessedCase]:
     """3: raw cases -> preprocessed/<configuration>; only what is missing or stale."""
     from autoseg.preprocess import stage
 
-    records = stage.run(dataset, plan, configuration_name, workspace, jobs=jobs)
+    records = stage.run(dataset, plan, configuration_name, workspace, jobs=jobs, scheduler=scheduler)
     return {record.name: record for record in records}
 
 
@@ -196,7 +202,10 @@ def _training_cases(
     if not in_memory:
         log.info("the cases take %.1f GB: patches are read from disk", needed / 1e9)
     get = load_case if in_memory else open_case
-    return {name: TrainingCase(name, get(workspace.case(configuration, name))) for name in records}
+    return {
+        name: TrainingCase(name, get(workspace.case(configuration, name), record.arrays_sha256))
+        for name, record in records.items()
+    }
 
 
 def _validate(

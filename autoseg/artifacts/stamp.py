@@ -31,16 +31,6 @@ def stamp(root: Path, files: Iterable[str]) -> str:
     return "".join(lines)
 
 
-def largest_case(root: Path, cases: Iterable[Case]) -> Case:
-    """The case with the most bytes of images on disk, to judge by it how much memory a case takes."""
-
-    def stored(case: Case) -> int:
-        files = [root / file for file in case.images]
-        return sum(file.stat().st_size for file in files if file.is_file())
-
-    return max(cases, key=stored)
-
-
 def case_stamp(root: Path, case: Case) -> str:
     """The stamp of everything that is read for a case: images, label, and what lies beside them.
 

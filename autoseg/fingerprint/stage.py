@@ -9,14 +9,13 @@ from autoseg.artifacts.base import digest, read_if_whole, write
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint
 from autoseg.artifacts.geometry import Geometry
-from autoseg.artifacts.stamp import case_stamp, largest_case
+from autoseg.artifacts.stamp import case_stamp
 from autoseg.datasets.load import read_case
 from autoseg.errors import DatasetError
-from autoseg.executor import case_executor, run_cases
+from autoseg.executor import case_executor, memory_at_hand, run_cases
 from autoseg.fingerprint.case import Measured, measure
 from autoseg.fingerprint.merge import merge
 from autoseg.images.io import read_geometry
-from autoseg.machine import jobs_that_fit
 
 RULES = "1"  # to be raised when the same files would measure something else
 
@@ -61,11 +60,15 @@ def run(dataset: Dataset, out: Path, *, jobs: int) -> Fingerprint:
         return fresh
     values = tuple(dataset.labels.values())
     tasks = [Task(case, root, len(dataset.channel_names), values) for case in dataset.cases]
-    at_once = min(jobs, len(tasks))
-    if at_once > 1:
-        at_once = jobs_that_fit(at_once, _case_bytes(dataset, root))
-    with case_executor(at_once) as executor:
-        results = run_cases(executor, measure_case, tasks, name_of=lambda task: task.case.name, progress="fingerprint")
+    with case_executor(min(jobs, len(tasks))) as executor:
+        results = run_cases(
+            executor,
+            measure_case,
+            tasks,
+            name_of=lambda task: task.case.name,
+            progress="fingerprint",
+            memory=memory_at_hand(case_bytes),
+        )
     measured = [part for _, part in results]
     cases = tuple(
         CaseMeasure(name=case.name, geometry=geometry, shape_after_crop=part.shape_after_crop)
@@ -111,9 +114,11 @@ def _read_fresh(out: Path, inputs: str) -> Fingerprint | None:
     return found if found is not None and found.inputs_sha256 == inputs else None
 
 
-def _case_bytes(dataset: Dataset, root: Path) -> int:
-    """Peak memory of a case, estimated from the one with the largest files."""
-    largest = largest_case(root, dataset.cases)
-    shape = read_geometry([root / file for file in largest.images], case=largest.name).shape
+def case_bytes(task: Task) -> int:
+    """Peak memory of a case, estimated from its header; 0 where that can't be read, which the case itself will tell."""
+    try:
+        shape = read_geometry([task.root / file for file in task.case.images], case=task.case.name).shape
+    except DatasetError:
+        return 0
     # Images while they are read, masks, and the foreground in double precision.
-    return prod(shape) * (8 * len(dataset.channel_names) + 16)
+    return prod(shape) * (8 * task.num_channels + 16)
