@@ -191,7 +191,8 @@ def case_bytes(task: Task) -> int:
     except DatasetError:
         return 0
     source, target = grids(geometry.spacing_mm, task.plan, task.configuration)
-    growth = prod(source) / prod(target)
+    # An axis that grows may do so before another shrinks.
+    growth = prod(max(1.0, old / new) for old, new in zip(source, target, strict=True))
     channels = len(task.plan.channel_names)
-    # Read and cropped copies of all channels, the new ones, and intermediate arrays of one.
-    return int(4 * prod(geometry.shape) * (2 * channels + 4 + (channels + 6) * max(1.0, growth)))
+    # All channels as read and as cropped, the new ones, and intermediate arrays of one channel and of the label.
+    return int(4 * prod(geometry.shape) * (2 * channels + 3 + (channels + 5) * growth))
