@@ -1,5 +1,7 @@
 """Models on disk, their mean, and runs that go on where they stopped."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -17,9 +19,10 @@ from autoseg.errors import ArtifactError, AutosegError, DatasetError, SettingErr
 from autoseg.images.io import read_label
 from autoseg.layout import Workspace
 from autoseg.networks.unet import build_network
-from autoseg.predict.models import check_agreement
+from autoseg.predict.case import Volume, mean_logits, probabilities_file
+from autoseg.predict.models import check_agreement, load_models
 from autoseg.predict.sliding import sliding_logits
-from autoseg.predict.stage import Options, Volume, load_models, mean_logits, probabilities_file, run
+from autoseg.predict.stage import Options, run
 
 CPU = torch.device("cpu")
 SHAPE = (6, 10, 9)
@@ -173,8 +176,17 @@ class Cases:
 
     def run(self, models, out, **options):
         self.asked.clear()
-        volumes = {name: lambda name=name: self.get(name) for name in self.names}
-        return run(models, volumes, out, self.files, self.inputs, device=CPU, options=Options(**options))
+        sources = {name: Source(self, name) for name in self.names}
+        return run(models, sources, out, self.files, self.inputs, device_name="cpu", options=Options(**options))
+
+
+@dataclass(frozen=True)
+class Source:
+    cases: Cases
+    name: str
+
+    def read(self, _model):
+        return self.cases.get(self.name)
 
 
 @pytest.fixture
