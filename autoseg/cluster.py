@@ -1,10 +1,12 @@
 """Cases on a dask.distributed cluster: the address of a scheduler -> an executor."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,23 +40,28 @@ def cluster_executor(address: str, sees: Path | None = None) -> Iterator["Cluste
         dask.distributed is not installed, or there is no scheduler at the address.
     """
     try:
-        import distributed
+        # Its name as text: it may be missing, and has no types.
+        distributed = import_module("distributed")
     except ImportError as error:
         raise SettingError(
             "running cases on a cluster needs dask.distributed, which is not installed",
             where="--scheduler",
             hint="python -m pip install 'autoseg[cluster]'",
         ) from error
-    client: Any
+
+    async def greet() -> None:
+        async with distributed.rpc(address, timeout=CONNECT_SECONDS) as scheduler:
+            await scheduler.identity()
+
     try:
-        client = distributed.Client(  # type: ignore[no-untyped-call]
-            address, timeout=CONNECT_SECONDS, set_as_default=False
-        )
-    except (OSError, ValueError) as error:
+        # A client that met something else than a scheduler can't be closed again.
+        asyncio.run(asyncio.wait_for(greet(), CONNECT_SECONDS))
+        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except Exception as error:  # whatever answers there may send anything
         raise SettingError(
             "the cluster's scheduler can't be reached",
             where="--scheduler",
-            found=f"{address}: {error}".splitlines()[0],
+            found=f"{address}: {str(error) or f'no answer within {CONNECT_SECONDS} s'}".splitlines()[0],
             allowed="the address that a running scheduler prints, such as tcp://10.0.0.1:8786",
             hint="start one with: dask scheduler",
         ) from error

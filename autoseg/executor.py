@@ -247,7 +247,7 @@ def _result(executor: Executor, future: Future[R], name: str, keeps: bool) -> R:
         raise AutosegError(
             "workers of the cluster died again and again",
             where=f"case {name}",
-            found=f"{type(problem).__name__}: {problem}".splitlines()[0],
+            found=str(problem).split(". ")[0],
             hint=f"{goes_on}see the workers' logs; if they ran out of memory, give them more or fewer threads",
         ) from problem
     raise _failure(problem, name)
