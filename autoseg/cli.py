@@ -120,6 +120,12 @@ def _repair(command: F) -> F:
     )(command)
 
 
+def _scheduler(command: F) -> F:
+    return click.option(
+        "--scheduler", metavar="ADDRESS", default=None, help="Run the cases on the cluster of this dask scheduler."
+    )(command)
+
+
 def _count(jobs: int | None) -> int:
     from autoseg.machine import available_cpus
 
@@ -387,8 +393,11 @@ def check(
 @_settings
 @_workspace
 @_jobs
+@_scheduler
 @_common
-def preprocess(configuration: str | None, settings: tuple[str, ...], workspace: Path, jobs: int | None) -> None:
+def preprocess(
+    configuration: str | None, settings: tuple[str, ...], workspace: Path, jobs: int | None, scheduler: str | None
+) -> None:
     """Crop, normalize and resample every case.
 
     Reads the workspace's plan.json and the raw files. Writes preprocessed/CONFIGURATION/; only what is missing
@@ -399,7 +408,7 @@ def preprocess(configuration: str | None, settings: tuple[str, ...], workspace: 
     space = Workspace(workspace)
     dataset, made = pipeline.open_workspace(space, settings)
     name = pipeline.choose_configuration(made, configuration)
-    records = pipeline.preprocess(space, dataset, made, name, jobs=_count(jobs))
+    records = pipeline.preprocess(space, dataset, made, name, jobs=_count(jobs), scheduler=scheduler)
     click.echo(f"{len(records)} cases -> {space.preprocessed(name)}")
 
 
@@ -468,6 +477,7 @@ def train(
 @_configuration
 @_workspace
 @_device
+@_scheduler
 @_common
 def predict(
     inputs: tuple[Path, ...],
@@ -479,6 +489,7 @@ def predict(
     configuration: str | None,
     workspace: Path,
     device: str,
+    scheduler: str | None,
 ) -> None:
     """Segment new volumes: INPUT files or folders, into the folder OUTPUT.
 
@@ -501,6 +512,7 @@ def predict(
         folds=chosen,
         device_name=device,
         options=Options(mirroring=False if no_mirroring else None, step=step, save_probabilities=save_probabilities),
+        scheduler=scheduler,
     )
     click.echo(f"{len(files)} cases -> {output}")
 

@@ -1,31 +1,50 @@
-"""How cases run, here or in workers, and what happens when one of them fails: cases -> results in order."""
+"""How cases run, here, in workers or on a cluster, and what happens when one fails: cases -> results in order."""
 
 import logging
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
-from multiprocessing.connection import wait as wait_for_process
-from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
+from autoseg.cluster import cluster_executor
 from autoseg.errors import OUT_OF_MEMORY, AutosegError, is_out_of_memory
-from autoseg.machine import use_one_blas_thread
+from autoseg.machine import memory_budget_bytes, use_one_blas_thread
+from autoseg.pool import WORKER_BYTES, CasePool, WorkerDiedError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
+LOOK_AGAIN_SECONDS = 1.0  # a cluster can get new workers while every case in hand takes its time
 
 # What nearly every case needs. The fork server loads it once, and each worker starts with it in place.
 PRELOAD = ("numpy", "SimpleITK", "autoseg.images.io")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory(Generic[T]):
+    """How much memory cases take, and how much there is for them.
+
+    Attributes
+    ----------
+    bytes_of : callable
+        Peak memory of one item's case in bytes; asked in this process, shortly before the case begins.
+    budget_bytes : int
+        What all cases at work may take together, the workers themselves included.
+    """
+
+    bytes_of: Callable[[T], int]
+    budget_bytes: int
+
+
+def memory_at_hand(bytes_of: Callable[[T], int]) -> Memory[T]:
+    """Cases of such a size, within what this process may use of the machine."""
+    return Memory(bytes_of, memory_budget_bytes())
 
 
 class SerialExecutor(Executor):
@@ -43,53 +62,18 @@ class SerialExecutor(Executor):
         return future
 
 
-class CasePool(ProcessPoolExecutor):
-    """Worker processes that start clean, and do not outlive this process.
-
-    Parameters
-    ----------
-    jobs : int
-        Number of workers.
-
-    Notes
-    -----
-    Workers come from a fork server (started fresh, so a parent with torch's threads is safe) where there is one,
-    else by spawning.
-    """
-
-    def __init__(self, jobs: int) -> None:
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        if "forkserver" in methods:
-            context.set_forkserver_preload(list(PRELOAD))
-        super().__init__(jobs, mp_context=context, initializer=_start_worker)
-        self.jobs = jobs
-
-    def deaths(self) -> list[str]:
-        """How workers ended that did not end by themselves, as far as the system still tells."""
-        processes = list((getattr(self, "_processes", None) or {}).values())
-        # The pool's own thread collects the exit codes; asked at the same time, one of two readers would get none.
-        self.shutdown(wait=True)
-        # It ends the survivors with SIGTERM; those are not the cause.
-        codes = [process.exitcode for process in processes]
-        return [_ending(code) for code in codes if code not in (None, 0, -signal.SIGTERM)]
-
-
-def _ending(code: int) -> str:
-    try:
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    except ValueError:
-        return f"signal {-code}"
-
-
 @contextmanager
-def case_executor(jobs: int) -> Iterator[Executor]:
-    """Something to run cases with: this process for one job, else as many worker processes.
+def case_executor(jobs: int, *, scheduler: str | None = None, sees: Path | None = None) -> Iterator[Executor]:
+    """Something to run cases with: this process for one job, else as many worker processes, or a cluster.
 
     Parameters
     ----------
     jobs : int
-        At least 1.
+        At least 1; without meaning for a cluster.
+    scheduler : str, optional
+        Address of a dask scheduler, whose workers then run the cases.
+    sees : Path, optional
+        A folder that each worker of the cluster must find.
 
     Yields
     ------
@@ -100,6 +84,8 @@ def case_executor(jobs: int) -> Iterator[Executor]:
     ------
     ValueError
         `jobs` is below 1.
+    SettingError
+        The cluster can't be reached.
 
     Notes
     -----
@@ -109,6 +95,10 @@ def case_executor(jobs: int) -> Iterator[Executor]:
     if jobs < 1:
         message = f"{jobs} jobs"
         raise ValueError(message)
+    if scheduler is not None:
+        with cluster_executor(scheduler, sees) as cluster:
+            yield cluster
+        return
     executor: Executor
     if jobs == 1:
         use_one_blas_thread()
@@ -121,27 +111,6 @@ def case_executor(jobs: int) -> Iterator[Executor]:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
-    """What a worker does first."""
-    # Ctrl-C reaches every process of the terminal: the case in hand ends and cleans up; the parent does the talking.
-    signal.signal(signal.SIGINT, _leave)
-    # Workers wait for work on a pipe that they themselves keep open, so a killed parent would go unnoticed.
-    threading.Thread(target=follow_parent, daemon=True).start()
-    use_one_blas_thread()
-
-
-def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(130)
-
-
-def follow_parent() -> None:
-    """Wait for the parent process to end, then end this one; returns at once where there is no parent."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for_process([parent.sentinel])
-        os._exit(1)
-
-
 def run_cases(
     executor: Executor,
     function: Callable[[T], R],
@@ -150,13 +119,15 @@ def run_cases(
     name_of: Callable[[T], str],
     progress: str,
     keeps: bool = False,
+    memory: Memory[T] | None = None,
+    done: Callable[[T, R], None] | None = None,
 ) -> list[R]:
     """Call a function for each case; the first failure ends it all.
 
     Parameters
     ----------
     executor : concurrent.futures.Executor
-        One of `case_executor`'s, or any other, a cluster's for instance.
+        One of `case_executor`'s, or any other.
     function : callable
         Of one item; top-level, so that it can be sent to another process.
     items : iterable
@@ -167,6 +138,11 @@ def run_cases(
         What the bar on a terminal, or else the log, calls this work.
     keeps : bool, optional
         Whether the function leaves each case's work on disk, for the error when a worker dies.
+    memory : Memory, optional
+        Cases begin only while they fit in it together; a case that does not fit at all is run alone. None: as many
+        as there are workers.
+    done : callable, optional
+        Called in this process with each item and its result, as they come.
 
     Returns
     -------
@@ -176,40 +152,108 @@ def run_cases(
     Raises
     ------
     AutosegError
-        As raised for a case; or naming the case for which something unforeseen was raised; or naming the cases in
-        hand when a worker process died. Cases not yet begun are left out.
+        As raised for a case; or naming the case for which something unforeseen was raised, or whose worker died.
+        Cases not yet begun are left out.
     """
-    waiting = list(enumerate(items))
-    total = len(waiting)
-    names = [name_of(item) for _, item in waiting]
-    waiting.reverse()
-    # Handing out one case for each worker keeps the list of cases in hand exact, and nothing needs calling back.
-    window = getattr(executor, "jobs", total)
+    cases = list(items)
+    waiting = _Waiting(cases, name_of, memory)
     running: dict[Future[R], int] = {}
     results: dict[int, R] = {}
-    report = _Progress(progress, total)
+    report = _Progress(progress, len(cases))
     try:
         while waiting or running:
-            while waiting and len(running) < window:
-                index, item = waiting.pop()
-                try:
-                    running[executor.submit(function, item)] = index
-                except BrokenProcessPool as error:
-                    raise _worker_died(executor, [names[i] for i in running.values()], keeps) from error
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                problem = future.exception()
-                if isinstance(problem, BrokenProcessPool):
-                    raise _worker_died(executor, [names[i] for i in running.values()], keeps) from problem
-                if problem is not None:
-                    raise _failure(problem, names[running[future]])
-                results[running.pop(future)] = future.result()
+            # One case for each worker: then it is known which are in hand, and nothing needs calling back.
+            while len(running) < getattr(executor, "jobs", len(cases)):
+                index = waiting.take(running.values())
+                if index is None:
+                    break
+                running[executor.submit(function, cases[index])] = index
+            finished, _ = wait(running, LOOK_AGAIN_SECONDS, FIRST_COMPLETED)
+            for future in finished:
+                index = running.pop(future)
+                results[index] = _result(executor, future, name_of(cases[index]), keeps)
+                if done is not None:
+                    done(cases[index], results[index])
                 report.step()
     finally:
         report.close()
         for future in running:
             future.cancel()
-    return [results[index] for index in range(total)]
+    return [results[index] for index in range(len(cases))]
+
+
+class _Waiting(Generic[T]):
+    """Cases that have not begun, and which of them may."""
+
+    def __init__(self, cases: Sequence[T], name_of: Callable[[T], str], memory: Memory[T] | None) -> None:
+        self.cases, self.name_of, self.memory = cases, name_of, memory
+        self.left = dict.fromkeys(range(len(cases)))
+        self.known: dict[int, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.left)
+
+    def take(self, running: Iterable[int]) -> int | None:
+        """The first case that fits beside those at work, or None; with none at work, whichever comes first."""
+        at_work = list(running)
+        index = next((index for index in self.left if self._fits(index, at_work)), None)
+        if index is not None:
+            del self.left[index]
+        return index
+
+    def _fits(self, index: int, at_work: list[int]) -> bool:
+        if self.memory is None:
+            return True
+        budget = self.memory.budget_bytes
+        if self._needs(index) > budget and not at_work:
+            log.warning(
+                "case %s may take %.1f GB, and %.1f GB can be used: it runs alone",
+                self.name_of(self.cases[index]), self._needs(index) / 1e9, budget / 1e9,
+            )  # fmt: skip
+            return True
+        return sum(self._needs(other) for other in (index, *at_work)) <= budget
+
+    def _needs(self, index: int) -> int:
+        if index not in self.known and self.memory is not None:
+            self.known[index] = WORKER_BYTES + self.memory.bytes_of(self.cases[index])
+        return self.known[index]
+
+
+def _result(executor: Executor, future: Future[R], name: str, keeps: bool) -> R:
+    """What a case gave.
+
+    Raises
+    ------
+    AutosegError
+        It failed, or its worker died.
+    """
+    goes_on = "the same command goes on from the cases done; " if keeps else ""
+    if future.cancelled():
+        raise AutosegError(
+            "the connection to the cluster's scheduler was lost",
+            where=f"case {name}",
+            hint=f"{goes_on}see the scheduler's log for why it ended",
+        )
+    problem = future.exception()
+    if problem is None:
+        return future.result()
+    if isinstance(problem, WorkerDiedError):
+        if isinstance(executor, CasePool):
+            executor.abandon()
+        raise AutosegError(
+            "a worker process died",
+            where=f"case {name}",
+            found=str(problem),
+            hint=f"{goes_on}if the system ran out of memory, use fewer --jobs",
+        ) from problem
+    if type(problem).__name__ == "KilledWorker":  # dask's, which need not be there
+        raise AutosegError(
+            "workers of the cluster died again and again",
+            where=f"case {name}",
+            found=str(problem).split(". ")[0],
+            hint=f"{goes_on}see the workers' logs; if they ran out of memory, give them more or fewer threads",
+        ) from problem
+    raise _failure(problem, name)
 
 
 def _failure(error: BaseException, name: str) -> BaseException:
@@ -222,17 +266,6 @@ def _failure(error: BaseException, name: str) -> BaseException:
     )
     failure.__cause__ = error
     return failure
-
-
-def _worker_died(executor: Executor, in_hand: Sequence[str], keeps: bool) -> AutosegError:
-    deaths = executor.deaths() if isinstance(executor, CasePool) else []
-    return AutosegError(
-        "a worker process died",
-        where=f"{'case' if len(in_hand) == 1 else 'one of the cases'} {', '.join(in_hand)}",
-        found=", ".join(sorted(set(deaths))) or "no word from it",
-        hint=f"{'the same command goes on from the cases done; ' if keeps else ''}"
-        "if the system ran out of memory, use fewer --jobs",
-    )
 
 
 class _Progress:

@@ -60,6 +60,11 @@ class CaseFiles:
     locations: Path
     record: Path
 
+    @property
+    def lock(self) -> Path:
+        """Held by the process that makes the case."""
+        return self.record.with_name(f".{self.record.name}.lock")
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:

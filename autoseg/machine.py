@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from autoseg.errors import SettingError
 
@@ -71,21 +72,80 @@ def _words(file: Path) -> list[str]:
         return []
 
 
+def memory_budget_bytes() -> int:
+    """What cases may take together: four fifths of the memory at hand, because what they need is an estimate."""
+    return int(0.8 * available_memory_bytes())
+
+
 def jobs_that_fit(jobs: int, bytes_per_case: int) -> int:
     """How many of `jobs` can run at once in four fifths of the memory at hand; at least 1."""
-    return max(1, min(jobs, int(0.8 * available_memory_bytes()) // max(1, bytes_per_case)))
+    return max(1, min(jobs, memory_budget_bytes() // max(1, bytes_per_case)))
 
 
 @contextlib.contextmanager
-def alone(lock: Path, otherwise: str) -> Iterator[None]:
-    """Let no other process do the same; the lock ends with this process, however it ends.
-
-    Where the system or the file system knows no locks, or the folder can't be written, nothing is held.
+def locked(lock: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock, which ends with this process, however it ends.
 
     Parameters
     ----------
     lock : Path
-        An empty file, made where missing.
+        A file that is there while the lock is held, or until the next holder after one that was killed.
+    wait : bool
+        Wait for another holder to end.
+
+    Yields
+    ------
+    bool
+        Whether it is held: False where the system or the file system knows no locks, or the folder can't be written.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process holds it, and `wait` is False.
+    """
+    try:
+        file = _take(lock, wait=wait)
+    except BlockingIOError:
+        raise
+    except (ImportError, OSError) as error:
+        log.debug("no lock at %s: %s", lock, error)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        file.close()
+
+
+def _take(lock: Path, *, wait: bool) -> TextIO:
+    """The lock's open file, locked."""
+    import fcntl
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = lock.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # Its last holder has removed the file that was opened: then others lock the next one by this name.
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+@contextlib.contextmanager
+def alone(lock: Path, otherwise: str) -> Iterator[None]:
+    """Let no other process do the same; see `locked`.
+
+    Parameters
+    ----------
+    lock : Path
     otherwise : str
         What the error says.
 
@@ -96,14 +156,11 @@ def alone(lock: Path, otherwise: str) -> Iterator[None]:
     """
     with contextlib.ExitStack() as held:
         try:
-            import fcntl
-
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(held.enter_context(lock.open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            known = held.enter_context(locked(lock, wait=False))
         except BlockingIOError as error:
             raise SettingError(otherwise, where=str(lock), hint="wait for it to end, or end it") from error
-        except (ImportError, OSError) as error:
-            log.warning("no lock at %s (%s): let no other process do the same", lock, error)
+        if not known:
+            log.warning("no lock can be held at %s: let no other process do the same", lock)
         yield
 
 

@@ -10,7 +10,8 @@ are used, so that planning never waits for torch.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,13 +26,14 @@ from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.stamp import case_stamp
 from autoseg.errors import ArtifactError, SettingError, nearest
-from autoseg.layout import FoldFolder, Workspace
+from autoseg.layout import CaseFiles, FoldFolder, Workspace
 
 if TYPE_CHECKING:
     import torch
 
+    from autoseg.predict.case import Volume
     from autoseg.predict.models import LoadedModel
-    from autoseg.predict.stage import Options, Volume
+    from autoseg.predict.stage import Options
     from autoseg.train.sampling import TrainingCase
 
 log = logging.getLogger(__name__)
@@ -96,12 +98,18 @@ def choose_configuration(plan: Plan, name: str | None) -> str:
 
 
 def preprocess(
-    workspace: Workspace, dataset: Dataset, plan: Plan, configuration_name: str, *, jobs: int
+    workspace: Workspace,
+    dataset: Dataset,
+    plan: Plan,
+    configuration_name: str,
+    *,
+    jobs: int,
+    scheduler: str | None = None,
 ) -> dict[str, PreprocessedCase]:
     """3: raw cases -> preprocessed/<configuration>; only what is missing or stale."""
     from autoseg.preprocess import stage
 
-    records = stage.run(dataset, plan, configuration_name, workspace, jobs=jobs)
+    records = stage.run(dataset, plan, configuration_name, workspace, jobs=jobs, scheduler=scheduler)
     return {record.name: record for record in records}
 
 
@@ -170,6 +178,7 @@ def train(
     records = preprocess(workspace, dataset, plan, name, jobs=jobs)
     # Read when first asked for: a fold that is finished and scored needs none.
     arrays = cache(partial(_training_cases, workspace, name, records, plan))
+    stored = {case: workspace.case(name, case) for case in records}
     evaluations = {}
     for task in tasks:
         folder = workspace.fold(name, task.fold)
@@ -182,7 +191,7 @@ def train(
             jobs=jobs,
             restart=restart,
         )
-        evaluations[task.fold] = _validate(dataset, records, arrays, model, folder, device, jobs)
+        evaluations[task.fold] = _validate(dataset, records, stored, model, folder, device, jobs)
     return evaluations
 
 
@@ -202,36 +211,35 @@ def _training_cases(
     if not in_memory:
         log.info("the cases take %.1f GB: patches are read from disk", needed / 1e9)
     get = load_case if in_memory else open_case
-    return {name: TrainingCase(name, get(workspace.case(configuration, name))) for name in records}
+    return {
+        name: TrainingCase(name, get(workspace.case(configuration, name), record.arrays_sha256))
+        for name, record in records.items()
+    }
 
 
 def _validate(
     dataset: Dataset,
     records: Mapping[str, PreprocessedCase],
-    arrays: Callable[[], Mapping[str, "TrainingCase"]],
+    arrays: Mapping[str, CaseFiles],
     model: TrainedModel,
     folder: FoldFolder,
     device: "torch.device",
     jobs: int,
 ) -> Evaluation:
     """Predict and score a fold's validation cases; they are preprocessed already."""
-    import numpy as np
-
     from autoseg.predict import stage
-
-    def volume(name: str) -> stage.Volume:
-        return stage.Volume(np.asarray(arrays()[name].image_czyx[..., :], dtype=np.float32), records[name].placement)
+    from autoseg.predict.models import load_models
 
     by_name = {case.name: case for case in dataset.cases}
     names = model.cases.validation
     files = {name: name + _label_ending(by_name[name]) for name in names}
     stage.run(
-        stage.load_models([folder], device),
-        {name: partial(volume, name) for name in names},
+        load_models([folder], device),
+        {name: PreparedVolume(arrays[name], records[name]) for name in names},
         folder.validation,
         files,
         {name: digest(records[name].arrays_sha256, records[name].placement) for name in names},
-        device=device,
+        device_name=str(device),
         options=stage.Options(),
     )
     root = Path(dataset.root)
@@ -261,6 +269,7 @@ def predict(
     folds: Sequence[int] | None = None,
     device_name: str,
     options: "Options | None" = None,
+    scheduler: str | None = None,
 ) -> dict[str, Path]:
     """5: new volumes -> label maps, by the mean logits of the folds.
 
@@ -268,6 +277,8 @@ def predict(
     ----------
     folds : sequence of int or None
         None: every fold that is trained.
+    scheduler : str, optional
+        Address of a dask scheduler, whose workers then predict; `device_name` is theirs.
 
     Returns
     -------
@@ -277,21 +288,30 @@ def predict(
     from autoseg.datasets.layouts import group_inputs
     from autoseg.networks.device import choose_device, keep_freed_memory
     from autoseg.predict import stage
+    from autoseg.predict.models import load_models
 
     folders = _fold_folders(workspace, configuration_name, folds)
-    device = choose_device(device_name)
+    # With a cluster the models are only checked here.
+    device = choose_device(device_name if scheduler is None else "cpu")
     if device.type == "cpu":
         keep_freed_memory()
-    models = stage.load_models(folders, device)
+    models = load_models(folders, device)
     first = models[0]
     cases = group_inputs(inputs, first.manifest.naming, len(first.plan.channel_names))
     files = {case.name: case.name + _label_ending(case) for case in cases}
     _keep_inputs(cases, out, files)
     numbers = ", ".join(str(model.manifest.fold) for model in models)
     log.info("%d cases, %s folds %s", len(cases), first.manifest.configuration_name, numbers)
-    volumes: dict[str, Callable[[], Volume]] = {case.name: partial(_read_volume, case, first) for case in cases}
-    stamps = {case.name: case_stamp(Path(), case) for case in cases}
-    stage.run(models, volumes, out, files, stamps, device=device, options=options or stage.Options())
+    stage.run(
+        models,
+        {case.name: RawVolume(case) for case in cases},
+        out,
+        files,
+        {case.name: case_stamp(Path(), case) for case in cases},
+        device_name=str(device) if scheduler is None else device_name,
+        options=options or stage.Options(),
+        scheduler=scheduler,
+    )
     return {case: out / file for case, file in files.items()}
 
 
@@ -328,13 +348,39 @@ def _keep_inputs(cases: Sequence[Case], out: Path, files: Mapping[str, str]) -> 
             )
 
 
-def _read_volume(case: Case, model: "LoadedModel") -> "Volume":
-    from autoseg.datasets.load import read_input
-    from autoseg.predict.stage import Volume
-    from autoseg.transforms.chain import forward
+@dataclass(frozen=True, slots=True)
+class RawVolume:
+    """A case to be prepared as the model's training cases were; for the process that predicts it."""
 
-    prepared = forward(read_input(case, len(model.plan.channel_names)), None, model.plan, model.configuration)
-    return Volume(prepared.image_czyx, prepared.placement)
+    case: Case
+
+    def read(self, model: "LoadedModel") -> "Volume":
+        """The volume on the grid of the model's network."""
+        from autoseg.datasets.load import read_input
+        from autoseg.predict.case import Volume
+        from autoseg.transforms.chain import forward
+
+        image = read_input(self.case, len(model.plan.channel_names))
+        prepared = forward(image, None, model.plan, model.configuration)
+        return Volume(prepared.image_czyx, prepared.placement)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedVolume:
+    """A case that is preprocessed already; for the process that predicts it."""
+
+    files: CaseFiles
+    record: PreprocessedCase
+
+    def read(self, _model: "LoadedModel") -> "Volume":
+        """The stored volume."""
+        import numpy as np
+
+        from autoseg.predict.case import Volume
+        from autoseg.preprocess.store import open_case
+
+        image = open_case(self.files, self.record.arrays_sha256).image
+        return Volume(np.asarray(image[:], dtype=np.float32), self.record.placement)
 
 
 def evaluate(

@@ -175,6 +175,8 @@ def main() -> None:
             write(HERE / name / "fingerprint.json", generated(name, challenge))
     for file in sorted(HERE.glob("*/fingerprint.json")):
         fingerprint = read(file, Fingerprint)
+        # Read and written, it has every key that there is by now.
+        write(file, fingerprint)
         decisions = decide(fingerprint)
         write(file.with_name("plan.json"), decisions.plan)
         file.with_name("plan.md").write_text(explain(fingerprint, decisions), encoding="utf-8")

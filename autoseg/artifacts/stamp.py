@@ -61,15 +61,6 @@ def stamp(root: Path, files: Iterable[str]) -> str:
     return "".join(lines)
 
 
-def largest_case(root: Path, cases: Iterable[Case]) -> Case:
-    """The case with the most bytes of images on disk, to judge by it how much memory a case takes."""
-
-    def stored(case: Case) -> int:
-        return sum(file.stat().st_size for image in case.images for file in files_of(root / image))
-
-    return max(cases, key=stored)
-
-
 def case_stamp(root: Path, case: Case) -> str:
     """The stamp of everything that is read for a case: images, label, and what lies beside them.
 

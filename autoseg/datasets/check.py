@@ -9,10 +9,10 @@ from autoseg.artifacts.check import CaseCheck, Check
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.labels import Labels, voxels_by_name
 from autoseg.datasets.found import some
-from autoseg.datasets.load import Promises, read_case
+from autoseg.datasets.load import Promises, case_bytes, read_case
 from autoseg.datasets.remarks import case_remarks
 from autoseg.errors import AutosegError
-from autoseg.executor import case_executor, run_cases
+from autoseg.executor import case_executor, memory_at_hand, run_cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,14 @@ def check(dataset: Dataset, *, jobs: int) -> Check:
     promises = Promises.of(dataset)
     tasks = [Task(case, promises, dataset.labels) for case in dataset.cases]
     with case_executor(min(jobs, len(tasks))) as executor:
-        cases = run_cases(executor, check_case, tasks, name_of=lambda task: task.case.name, progress="check")
+        cases = run_cases(
+            executor,
+            check_case,
+            tasks,
+            name_of=lambda task: task.case.name,
+            progress="check",
+            memory=memory_at_hand(lambda task: case_bytes(task.case, task.promises)),
+        )
     return Check(
         root=dataset.root,
         channel_names=dataset.channel_names,

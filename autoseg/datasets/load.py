@@ -1,6 +1,7 @@
 """Reads a case and checks it at the border: files -> Image and LabelMap that fit each other and the dataset."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from autoseg.artifacts.labels import all_values, ignored
 from autoseg.errors import DatasetError
 from autoseg.images.grids import compare_grids, resample_onto
 from autoseg.images.image import Image, LabelMap
-from autoseg.images.io import read_image, read_label
+from autoseg.images.io import read_geometry, read_image, read_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ class Promises:
     def of(dataset: Dataset) -> "Promises":
         """Those of a dataset."""
         return Promises(
-            Path(dataset.root),
+            # Absolute, since a worker may stand elsewhere.
+            Path(dataset.root).absolute(),
             len(dataset.channel_names),
             all_values(dataset.labels),
             dataset.file_values,
@@ -106,6 +108,22 @@ def read_case(case: Case, promises: Promises) -> LabelledCase:
         label = LabelMap(renumber(label.array_zyx, promises.file_values), label.geometry)
     label, label_grid = _onto_image(label, image, where, promises)
     return LabelledCase(image, label, label_grid)
+
+
+def case_bytes(case: Case, promises: Promises) -> int:
+    """Peak memory of reading and measuring a case, estimated from its header.
+
+    Returns
+    -------
+    int
+        0 where the header can't be read, which the case itself will tell.
+    """
+    try:
+        shape = read_geometry([promises.root / file for file in case.images], case=case.name).shape
+    except DatasetError:
+        return 0
+    # Images while they are read, masks, and the foreground in double precision.
+    return prod(shape) * (8 * promises.num_channels + 16)
 
 
 def renumber(array_zyx: NDArray[np.integer], file_values: tuple[int, ...]) -> NDArray[np.integer]:

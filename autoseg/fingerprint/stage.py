@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from statistics import median
 
@@ -11,14 +10,12 @@ from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint, LabelGrid
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.labels import values_of, voxels_by_name
-from autoseg.artifacts.stamp import case_stamp, largest_case
-from autoseg.datasets.load import Promises, read_case
+from autoseg.artifacts.stamp import case_stamp
+from autoseg.datasets.load import Promises, case_bytes, read_case
 from autoseg.errors import DatasetError
-from autoseg.executor import case_executor, run_cases
+from autoseg.executor import case_executor, memory_at_hand, run_cases
 from autoseg.fingerprint.case import Measured, measure
 from autoseg.fingerprint.merge import merge
-from autoseg.images.io import read_geometry
-from autoseg.machine import jobs_that_fit
 
 log = logging.getLogger(__name__)
 RULES = "2"  # to be raised when the same files would measure something else
@@ -65,11 +62,15 @@ def run(dataset: Dataset, out: Path, *, jobs: int, reject: bool = False) -> Fing
         return fresh
     promises = Promises.of(dataset)
     tasks = [Task(case, promises, reject) for case in dataset.cases]
-    at_once = min(jobs, len(tasks))
-    if at_once > 1:
-        at_once = jobs_that_fit(at_once, _case_bytes(dataset, root))
-    with case_executor(at_once) as executor:
-        results = run_cases(executor, measure_case, tasks, name_of=lambda task: task.case.name, progress="fingerprint")
+    with case_executor(min(jobs, len(tasks))) as executor:
+        results = run_cases(
+            executor,
+            measure_case,
+            tasks,
+            name_of=lambda task: task.case.name,
+            progress="fingerprint",
+            memory=memory_at_hand(lambda task: case_bytes(task.case, task.promises)),
+        )
     rejected = {case.name: found for case, found in zip(dataset.cases, results, strict=True) if isinstance(found, str)}
     for name, reason in rejected.items():
         log.warning("case %s is left out: %s", name, reason)
@@ -142,11 +143,3 @@ def _read_fresh(out: Path, inputs: str) -> Fingerprint | None:
     """What stands at `out`, if it was made from the same inputs."""
     found = read_if_whole(out, Fingerprint)
     return found if found is not None and found.inputs_sha256 == inputs else None
-
-
-def _case_bytes(dataset: Dataset, root: Path) -> int:
-    """Peak memory of a case, estimated from the one with the largest files."""
-    largest = largest_case(root, dataset.cases)
-    shape = read_geometry([root / file for file in largest.images], case=largest.name).shape
-    # Images while they are read, masks, and the foreground in double precision.
-    return prod(shape) * (8 * len(dataset.channel_names) + 16)

@@ -1,7 +1,9 @@
 """Trained folds, loaded and held against each other."""
 
 import hashlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from autoseg.artifacts.model import Precision, TrainedModel
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
+from autoseg.networks.device import choose_device
 from autoseg.networks.unet import UNet, build_network
 
 # What folds of one ensemble have in common: the grid they predict on, what they are shown, and how.
@@ -88,6 +91,74 @@ def load_model(folder: FoldFolder, device: torch.device) -> LoadedModel:
     with folder.weights.open("rb") as file:
         weights_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return LoadedModel(manifest, network.to(device).eval(), folder.root, weights_sha256)
+
+
+def load_models(folders: Sequence[FoldFolder], device: torch.device) -> list[LoadedModel]:
+    """The folds, checked to fit together."""
+    models = [load_model(folder, device) for folder in folders]
+    check_agreement(models)
+    return models
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """Which models predict, in words that another process understands.
+
+    Attributes
+    ----------
+    folders : tuple of Path
+        Absolute.
+    weights_sha256 : tuple of str
+        Of their weights.
+    device_name : str
+        Where they are to compute, as in `choose_device`.
+    """
+
+    folders: tuple[Path, ...]
+    weights_sha256: tuple[str, ...]
+    device_name: str
+
+
+_loaded: dict[Ensemble, Sequence[LoadedModel]] = {}  # at most one, for networks are large
+_loading = threading.Lock()
+
+
+@contextmanager
+def loaded(models: Sequence[LoadedModel], device_name: str) -> Iterator[Ensemble]:
+    """Let `models_of` find models that this process has loaded, for as long as the block lasts."""
+    ensemble = Ensemble(
+        tuple(model.folder.absolute() for model in models), tuple(model.weights_sha256 for model in models), device_name
+    )
+    try:
+        with _loading:
+            _loaded[ensemble] = models
+        yield ensemble
+    finally:
+        with _loading:
+            _loaded.pop(ensemble, None)
+
+
+def models_of(ensemble: Ensemble) -> Sequence[LoadedModel]:
+    """The models of an ensemble; a process loads them once.
+
+    Raises
+    ------
+    SettingError
+        A fold was trained anew since the prediction began.
+    """
+    with _loading:
+        if ensemble not in _loaded:
+            _loaded.clear()
+            models = load_models(
+                [FoldFolder(folder) for folder in ensemble.folders], choose_device(ensemble.device_name)
+            )
+            for model, expected in zip(models, ensemble.weights_sha256, strict=True):
+                if model.weights_sha256 != expected:
+                    raise SettingError(
+                        "a fold's weights are not those that the prediction began with", where=str(model.folder)
+                    )
+            _loaded[ensemble] = models
+        return _loaded[ensemble]
 
 
 def check_agreement(models: Sequence[LoadedModel]) -> None:

@@ -1,27 +1,24 @@
 """Predict cases with the mean logits of one or more folds; writes label maps and prediction.json."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from autoseg.artifacts.base import atomic_path, check_writable, digest, read_if_whole, write
+from autoseg.artifacts.base import check_writable, digest, read_if_whole, write
 from autoseg.artifacts.prediction import PredictionSet
-from autoseg.artifacts.preprocessed import Placement
-from autoseg.errors import AutosegError, SettingError
+from autoseg.errors import ArtifactError, AutosegError, SettingError
 from autoseg.executor import case_executor, run_cases
-from autoseg.images.endings import file_ending
-from autoseg.images.io import sidecar, write_label
-from autoseg.layout import FoldFolder
-from autoseg.predict.models import LoadedModel, check_agreement, load_model
-from autoseg.predict.sliding import sliding_logits
-from autoseg.transforms.chain import restore_labels, restore_probabilities
+from autoseg.images.io import sidecar
+from autoseg.machine import alone
+from autoseg.predict.case import Source, Task, predict_case, probabilities_file
+from autoseg.predict.models import LoadedModel, loaded
 
 log = logging.getLogger(__name__)
 RULES = "1"  # to be raised when the same models would give other label maps
@@ -46,30 +43,16 @@ class Options:
     save_probabilities: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """A case ready for the network."""
-
-    image_czyx: NDArray[np.float32]
-    placement: Placement
-
-
-def load_models(folders: Sequence[FoldFolder], device: torch.device) -> list[LoadedModel]:
-    """The folds, checked to fit together."""
-    models = [load_model(folder, device) for folder in folders]
-    check_agreement(models)
-    return models
-
-
 def run(
     models: Sequence[LoadedModel],
-    cases: Mapping[str, Callable[[], Volume]],
+    cases: Mapping[str, Source],
     out: Path,
     files: Mapping[str, str],
     inputs: Mapping[str, str],
     *,
-    device: torch.device,
+    device_name: str,
     options: Options,
+    scheduler: str | None = None,
 ) -> PredictionSet:
     """Predict what is missing in `out`.
 
@@ -77,16 +60,19 @@ def run(
     ----------
     models : sequence of LoadedModel
         Their logits are averaged.
-    cases : mapping of str to callable
-        Each gives its case's volume when called.
+    cases : mapping of str to Source
+        Each gives its case's volume.
     out : Path
         Folder for the label maps.
     files : mapping of str to str
         File name of each case's label map.
     inputs : mapping of str to str
         Hash of each case's input.
-    device : torch.device
+    device_name : str
+        Where the models compute; on a cluster, what each worker makes of it.
     options : Options
+    scheduler : str, optional
+        Address of a dask scheduler, whose workers then predict; they must see the same files.
 
     Returns
     -------
@@ -97,7 +83,7 @@ def run(
     ArtifactError
         `out` can't be written.
     SettingError
-        Files of these names are there that autoseg did not predict.
+        Files of these names are there that autoseg did not predict; or another process predicts into `out`.
     AutosegError
         Cases could not be read; all others are predicted.
     """
@@ -116,85 +102,94 @@ def run(
         inputs={},
     )
     check_writable(out)
-    old = read_if_whole(out / "prediction.json", PredictionSet)
-    if old is not None:
-        # What is there stays on record: as done where these models predicted it, else just as ours.
-        same = old.inputs_sha256 == record.inputs_sha256
-        record = msgspec.structs.replace(record, files=old.files, inputs=old.inputs if same else {})
-    missing = [
-        name for name in cases if record.inputs.get(name) != inputs[name] or not _is_done(out, files[name], options)
-    ]
-    _make_room(out, [files[name] for name in missing], set(record.files.values()), options)
-    if len(missing) < len(cases):
-        log.info("%d of %d cases are predicted already", len(cases) - len(missing), len(cases))
-    unread: dict[str, AutosegError] = {}
+    with _alone_in(out):
+        old = read_if_whole(out / "prediction.json", PredictionSet)
+        if old is not None:
+            # What is there stays on record: as done where these models predicted it, else just as ours.
+            same = old.inputs_sha256 == record.inputs_sha256
+            record = msgspec.structs.replace(record, files=old.files, inputs=old.inputs if same else {})
+        missing = [
+            name for name in cases if record.inputs.get(name) != inputs[name] or not _is_done(out, files[name], options)
+        ]
+        _remove_leftovers(out, cases)
+        _make_room(out, [files[name] for name in missing], set(record.files.values()), options)
+        if len(missing) < len(cases):
+            log.info("%d of %d cases are predicted already", len(cases) - len(missing), len(cases))
+        unread: dict[str, AutosegError] = {}
 
-    def predict_case(name: str) -> None:
-        nonlocal record
-        try:
-            volume = cases[name]()
-        except AutosegError as error:
-            log.warning("left out: %s", error)
-            unread[name] = error
-            return
-        logits = mean_logits(models, volume.image_czyx, device=device, mirror_axes=mirror_axes, step=step)
-        # On record before it is written, or the next run would take it for somebody else's.
-        record = msgspec.structs.replace(
-            record, files={**record.files, name: files[name]}, inputs={**record.inputs, name: inputs[name]}
-        )
-        write(out / "prediction.json", record)
-        target = out / files[name]
-        if options.save_probabilities:
-            probabilities = restore_probabilities(logits, volume.placement, first.plan, first.configuration)
-            with atomic_path(probabilities_file(target)) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, probabilities=probabilities)
-        # Last, because its presence says that the case is done.
-        labels = restore_labels(logits, volume.placement, first.plan, first.configuration)
-        write_label(target, labels, volume.placement.geometry)
-        log.info("%s -> %s", name, target)
+        def keep(task: Task, outcome: Path | AutosegError) -> None:
+            nonlocal record
+            if isinstance(outcome, AutosegError):
+                log.warning("left out: %s", outcome)
+                unread[task.name] = outcome
+                return
+            # On record before it has its name, or the next run would take it for somebody else's.
+            record = msgspec.structs.replace(
+                record,
+                files={**record.files, task.name: task.file},
+                inputs={**record.inputs, task.name: inputs[task.name]},
+            )
+            write(out / "prediction.json", record)
+            _move_in(outcome, out, task.file)
+            log.info("%s -> %s", task.name, out / task.file)
 
-    # One case at a time, in this process: the network already takes all of the device.
-    with case_executor(1) as executor:
-        run_cases(executor, predict_case, missing, name_of=str, progress="predict", keeps=True)
+        with (
+            loaded(models, device_name) as ensemble,
+            # One case at a time, in this process: the network already takes all of the device.
+            case_executor(1, scheduler=scheduler, sees=out.absolute()) as executor,
+        ):
+            tasks = [
+                Task(
+                    name,
+                    cases[name],
+                    out.absolute(),
+                    files[name],
+                    ensemble,
+                    mirror_axes,
+                    step,
+                    options.save_probabilities,
+                )
+                for name in missing
+            ]
+            run_cases(
+                executor, predict_case, tasks, name_of=lambda task: task.name, progress="predict", keeps=True, done=keep
+            )
+        _remove_leftovers(out, missing)
     if unread:
         _tell(unread, len(cases))
     return record
 
 
-@torch.inference_mode()
-def mean_logits(
-    models: Sequence[LoadedModel],
-    image_czyx: NDArray[np.float32],
-    *,
-    device: torch.device,
-    mirror_axes: Sequence[int],
-    step: float,
-) -> NDArray[np.float32]:
-    """Mean of the folds' logits on the network's grid, float32, shape (K, Z, Y, X)."""
-    total: torch.Tensor | None = None
-    for model in models:
-        logits = sliding_logits(
-            model.network,
-            image_czyx,
-            model.plan.num_classes,
-            model.configuration.patch_size,
-            device=device,
-            precision=model.precision(device),
-            mirror_axes=mirror_axes,
-            step=step,
-        )
-        total = logits if total is None else total.add_(logits)
-    if total is None:
-        message = "no models"
-        raise ValueError(message)
-    mean: NDArray[np.float32] = total.div_(len(models)).numpy()
-    return mean
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Let no other process predict into the folder, which would have another record of what is there."""
+    made = not out.exists()
+    try:
+        with alone(out / ".prediction.lock", "another process predicts into this folder"):
+            yield
+    finally:
+        if made:
+            with suppress(OSError):  # not empty, as it should be
+                out.rmdir()
 
 
-def probabilities_file(label_file: Path) -> Path:
-    """CASE.npz beside CASE's label map."""
-    ending = file_ending(label_file.name) or label_file.suffix
-    return label_file.with_name(label_file.name[: -len(ending)] + ".npz")
+def _move_in(folder: Path, out: Path, file: str) -> None:
+    """Give a case's files their names; the label map last, because its presence says that the case is done."""
+    try:
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == file):
+            path.replace(out / path.name)
+        folder.rmdir()
+    except OSError as error:
+        raise ArtifactError("a file can't be written", where=str(out / file), found=error.strerror) from error
+
+
+def _remove_leftovers(out: Path, cases: Iterable[str]) -> None:
+    """Remove what processes that were killed left of these cases."""
+    names = set(cases)
+    for path in list(out.iterdir()):
+        match = re.fullmatch(r"\.(.+)\.\w+\.part", path.name)
+        if match and match[1] in names:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_done(out: Path, file: str, options: Options) -> bool:

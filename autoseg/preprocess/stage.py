@@ -10,18 +10,18 @@ from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.labels import foreground, ignored
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
-from autoseg.artifacts.stamp import case_stamp, largest_case
+from autoseg.artifacts.stamp import case_stamp
 from autoseg.datasets.load import Promises, read_case
-from autoseg.errors import ArtifactError, SettingError, nearest
-from autoseg.executor import case_executor, run_cases
+from autoseg.errors import ArtifactError, DatasetError, SettingError, nearest
+from autoseg.executor import case_executor, memory_at_hand, run_cases
 from autoseg.images.io import read_geometry
 from autoseg.layout import CaseFiles, Workspace
-from autoseg.machine import jobs_that_fit
+from autoseg.machine import locked
 from autoseg.preprocess.case import arrays_digest, foreground_locations, foreground_voxels
-from autoseg.preprocess.store import write_case
+from autoseg.preprocess.store import remove_leftovers, write_case
 from autoseg.transforms.chain import forward, grids
 
-FORMAT = "1"  # to be raised when the same inputs would give other arrays
+FORMAT = "2"  # to be raised when the same inputs would give other files
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,13 @@ class Task:
 
 
 def run(
-    dataset: Dataset, plan: Plan, configuration_name: str, workspace: Workspace, *, jobs: int
+    dataset: Dataset,
+    plan: Plan,
+    configuration_name: str,
+    workspace: Workspace,
+    *,
+    jobs: int,
+    scheduler: str | None = None,
 ) -> tuple[PreprocessedCase, ...]:
     """Bring every case onto the network's grid.
 
@@ -51,6 +57,8 @@ def run(
         Arrays and records go to its folder of this configuration.
     jobs : int
         Cases at a time, at most; fewer where memory does not allow so many.
+    scheduler : str, optional
+        Address of a dask scheduler, whose workers then do it all; they must see the same files.
 
     Returns
     -------
@@ -69,19 +77,20 @@ def run(
     """
     configuration = _configuration(plan, configuration_name)
     promises = Promises.of(dataset)
+    folder = workspace.preprocessed(configuration_name)
     tasks = []
     for case in dataset.cases:
         inputs = inputs_digest(promises, case, plan, configuration)
-        files = workspace.case(configuration_name, case.name)
+        files = Workspace(workspace.root.absolute()).case(configuration_name, case.name)
         tasks.append(Task(case, promises, files, plan, configuration, inputs))
     records = {task.case.name: _read_fresh(task) for task in tasks}
     missing = [task for task in tasks if records[task.case.name] is None]
+    remove_leftovers(task.files for task in tasks)
     if missing:
-        check_writable(workspace.preprocessed(configuration_name))
-        at_once = min(jobs, len(missing))
-        if at_once > 1:
-            at_once = jobs_that_fit(at_once, _case_bytes(missing, len(dataset.channel_names)))
-        with case_executor(at_once) as executor:
+        check_writable(folder)
+        if scheduler is not None:
+            folder.mkdir(parents=True, exist_ok=True)  # for the workers to see
+        with case_executor(min(jobs, len(missing)), scheduler=scheduler, sees=folder.absolute()) as executor:
             done = run_cases(
                 executor,
                 preprocess_case,
@@ -89,8 +98,10 @@ def run(
                 name_of=lambda task: task.case.name,
                 progress=f"preprocess {configuration_name}",
                 keeps=True,
+                memory=memory_at_hand(case_bytes) if scheduler is None else None,
             )
         records |= {record.name: record for record in done}
+        remove_leftovers(task.files for task in missing)
     return tuple(record for record in records.values() if record is not None)
 
 
@@ -103,7 +114,16 @@ def preprocess_case(task: Task) -> PreprocessedCase:
         As `read_case`.
     ArtifactError
         As `write_case`.
+
+    Notes
+    -----
+    Two processes never make the same case at once: the second waits, and finds it made.
     """
+    with locked(task.files.lock, wait=True):
+        return _read_fresh(task) or _make(task)
+
+
+def _make(task: Task) -> PreprocessedCase:
     labels = task.plan.labels
     case = read_case(task.case, task.promises)
     prepared = forward(case.image, case.label, task.plan, task.configuration)
@@ -166,12 +186,15 @@ def _read_fresh(task: Task) -> PreprocessedCase | None:
     return found if found is not None and whole and found.inputs_sha256 == task.inputs_sha256 else None
 
 
-def _case_bytes(tasks: list[Task], num_channels: int) -> int:
-    """Peak memory of a case, estimated from the one with the largest files."""
-    first = tasks[0]
-    largest = largest_case(first.promises.root, (task.case for task in tasks))
-    geometry = read_geometry([first.promises.root / file for file in largest.images], case=largest.name)
-    source, target = grids(geometry.spacing_mm, first.plan, first.configuration)
-    growth = max(1.0, prod(source) / prod(target))
-    # Read and cropped copies of all channels, the new ones, and intermediate arrays of one.
-    return int(4 * prod(geometry.shape) * (2 * num_channels + 4 + (num_channels + 6) * growth))
+def case_bytes(task: Task) -> int:
+    """Peak memory of a case, estimated from its header; 0 where that can't be read, which the case itself will tell."""
+    try:
+        geometry = read_geometry([task.promises.root / file for file in task.case.images], case=task.case.name)
+    except DatasetError:
+        return 0
+    source, target = grids(geometry.spacing_mm, task.plan, task.configuration)
+    # An axis that grows may do so before another shrinks.
+    growth = prod(max(1.0, old / new) for old, new in zip(source, target, strict=True))
+    channels = len(task.plan.channel_names)
+    # All channels as read and as cropped, the new ones, and intermediate arrays of one channel and of the label.
+    return int(4 * prod(geometry.shape) * (2 * channels + 3 + (channels + 5) * growth))

@@ -1,12 +1,13 @@
 """A preprocessed case on disk: arrays -> chunked compressed files, and back whole or patch by patch."""
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import blosc2
@@ -17,10 +18,13 @@ from autoseg.artifacts.base import write
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.errors import ArtifactError
 from autoseg.layout import CaseFiles
+from autoseg.machine import locked
 
 CHUNK_VOXELS = 2**18  # 1 MiB of single precision: fits the cache of one core
 LEAST_EDGE = 64  # small patches would make thousands of small chunks
 BLOCK_VOXELS = 2**13  # what is unpacked at a time
+BELONGS = "arrays_sha256"  # in each array's file: of all arrays of the case together
+LEFTOVER = re.compile(r"\.(?P<made>.+)\.(lock|[^.]+\.part(\..*)?)")
 
 
 @dataclass(frozen=True)
@@ -32,28 +36,31 @@ class StoredCase:
     Attributes
     ----------
     files : CaseFiles
+    arrays_sha256 : str or None
+        Of its record: other arrays, which another process put in their place, are refused. None: any will do.
     """
 
     files: CaseFiles
+    arrays_sha256: str | None = None
 
-    def __reduce__(self) -> tuple[type["StoredCase"], tuple[CaseFiles]]:
+    def __reduce__(self) -> tuple[type["StoredCase"], tuple[CaseFiles, str | None]]:
         # Another process opens the files for itself.
-        return type(self), (self.files,)
+        return type(self), (self.files, self.arrays_sha256)
 
     @property
     def image(self) -> Any:  # noqa: ANN401 - blosc2 has no types
         """The image as a memory-mapped blosc2 array, float32, (C, Z, Y, X)."""
-        return _open(self.files.image)
+        return _open(self.files.image, self.arrays_sha256)
 
     @property
     def label(self) -> Any:  # noqa: ANN401 - blosc2 has no types
         """The label map as a memory-mapped blosc2 array, int16, (Z, Y, X)."""
-        return _open(self.files.label)
+        return _open(self.files.label, self.arrays_sha256)
 
     @cached_property
     def locations(self) -> NDArray[np.int32]:
         """Sampled foreground voxels, int32, (N, 4): label value, z, y, x."""
-        return _whole(self.files.locations)
+        return _whole(self.files.locations, self.arrays_sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ def write_case(
     record: PreprocessedCase,
     patch_size: Sequence[int],
 ) -> None:
-    """Write the arrays, then the record whose presence says that they are whole.
+    """Write the arrays, then the record whose presence says that they are whole; under the case's lock.
 
     Parameters
     ----------
@@ -100,26 +107,52 @@ def write_case(
     # An old record must not vouch for new arrays while they are being exchanged.
     _remove(files.record)
     chunk, block = chunk_shapes(label_zyx.shape, patch_size)
-    _write(files.image, image_czyx, (1, *chunk), (1, *block))
-    _write(files.label, label_zyx, chunk, block)
-    _write(files.locations, locations, None, None)
+    belongs = record.arrays_sha256
+    _write(files.image, image_czyx, (1, *chunk), (1, *block), belongs)
+    _write(files.label, label_zyx, chunk, block, belongs)
+    _write(files.locations, locations, None, None, belongs)
     write(files.record, record)
 
 
-def open_case(files: CaseFiles) -> StoredCase:
+def open_case(files: CaseFiles, arrays_sha256: str | None = None) -> StoredCase:
     """A case to be read patch by patch; nothing is opened yet."""
-    return StoredCase(files)
+    return StoredCase(files, arrays_sha256)
 
 
-def load_case(files: CaseFiles) -> LoadedCase:
+def load_case(files: CaseFiles, arrays_sha256: str | None = None) -> LoadedCase:
     """Read a case's arrays whole.
+
+    Parameters
+    ----------
+    files : CaseFiles
+    arrays_sha256 : str, optional
+        Of the record that was read before. None: whatever is there.
 
     Raises
     ------
     ArtifactError
-        A file is missing or damaged.
+        A file is missing or damaged; or another process has put, or is just putting, another in its place.
     """
-    return LoadedCase(_whole(files.image), _whole(files.label), _whole(files.locations))
+    belongs = arrays_sha256 or _belongs(_open(files.image, None))
+    return LoadedCase(*(_whole(file, belongs) for file in (files.image, files.label, files.locations)))
+
+
+def remove_leftovers(cases: Iterable[CaseFiles]) -> None:
+    """Remove partial files and locks that killed processes left of these cases; those of live ones stay."""
+    made = {file.name: files for files in cases for file in (files.image, files.label, files.locations, files.record)}
+    for folder in {files.record.parent for files in made.values()}:
+        with suppress(OSError):
+            for path in list(folder.iterdir()):
+                match = LEFTOVER.fullmatch(path.name)
+                files = made.get(match["made"]) if match else None
+                if files is not None:
+                    _remove_leftover(path, files.lock)
+
+
+def _remove_leftover(path: Path, lock: Path) -> None:
+    with suppress(BlockingIOError), locked(lock, wait=False) as held:
+        if held:
+            path.unlink(missing_ok=True)
 
 
 def chunk_shapes(shape: Sequence[int], patch_size: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -147,7 +180,9 @@ def _halved(edges: list[int], most: int) -> tuple[int, ...]:
     return tuple(edges)
 
 
-def _write(path: Path, array: NDArray[Any], chunks: tuple[int, ...] | None, blocks: tuple[int, ...] | None) -> None:
+def _write(
+    path: Path, array: NDArray[Any], chunks: tuple[int, ...] | None, blocks: tuple[int, ...] | None, belongs: str
+) -> None:
     packed = blosc2.asarray(
         np.ascontiguousarray(array),
         chunks=chunks,
@@ -155,8 +190,9 @@ def _write(path: Path, array: NDArray[Any], chunks: tuple[int, ...] | None, bloc
         contiguous=True,  # one buffer, which is the file
         cparams=blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=1, filters=[blosc2.Filter.SHUFFLE], nthreads=1),
         dparams=blosc2.DParams(nthreads=1),
+        meta={BELONGS: belongs.encode()},
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}.part")
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,12 +234,24 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _open(path: Path) -> Any:  # noqa: ANN401 - blosc2 has no types
+def _open(path: Path, belongs: str | None) -> Any:  # noqa: ANN401 - blosc2 has no types
     with _explained(path):
-        return blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+        array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+    if belongs not in (None, _belongs(array)):
+        raise ArtifactError(
+            "another process exchanged a preprocessed case that was in use",
+            where=str(path),
+            hint="prepare a workspace's cases in one way at a time, then give the same command again",
+        )
+    return array
 
 
-def _whole(path: Path) -> NDArray[Any]:
-    array = _open(path)
+def _belongs(array: Any) -> str:  # noqa: ANN401 - blosc2 has no types
+    """Hash of all arrays of the case that this one was written with."""
+    return bytes(array.schunk.meta[BELONGS]).decode() if BELONGS in array.schunk.meta else ""
+
+
+def _whole(path: Path, belongs: str | None) -> NDArray[Any]:
+    array = _open(path, belongs)
     with _explained(path):
         return np.asarray(array[:])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from autoseg.artifacts.plan import Augmentation
 from autoseg.errors import AutosegError
-from autoseg.executor import follow_parent
+from autoseg.pool import follow_parent
 from autoseg.train.draws import Draws, draw, no_draws
 from autoseg.train.sampling import TrainingCase, choose_corner, forced_foreground, read_region
 

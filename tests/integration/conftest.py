@@ -6,9 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from autoseg.artifacts.dataset import Case, Dataset, Naming
+from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.plan import Plan
 from autoseg.demo.phantom import write_phantoms
+from autoseg.images.io import write_label
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -81,3 +86,23 @@ def subset() -> Callable[[Path, Path, int], None]:
         return file.name.split(".")[0].rsplit("_000", 1)[0]
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def slow_cases(tmp_path_factory, phantom, build_plan, build_configuration) -> tuple[Dataset, Plan]:
+    """Ten cases that take a while each to prepare, and a plan for them."""
+    raw = tmp_path_factory.mktemp("slow")
+    cases = []
+    for number in range(10):
+        image, label = phantom((20 + number, 120, 110), seed=number)
+        geometry = Geometry(shape=label.shape, spacing_mm=(3.0, 0.9, 0.9))
+        name = f"case_{number:02}"
+        write_label(raw / f"{name}_0000.nii.gz", (image[0] * 100 + 300).astype(np.uint16), geometry)
+        write_label(raw / f"{name}.nii.gz", label, geometry)
+        cases.append(Case(name=name, images=(f"{name}_0000.nii.gz",), label=f"{name}.nii.gz"))
+    naming = Naming(image_suffixes=("_0000.nii.gz",), label_suffix=".nii.gz")
+    labels = {"background": 0, "blob": 1}
+    dataset = Dataset(
+        root=str(raw), channel_names=("MR",), labels=labels, naming=naming, cases=tuple(cases), num_training=10
+    )
+    return dataset, build_plan({"3d_fullres": build_configuration((32, 96, 96), spacing=(1.5, 0.7, 0.7))})

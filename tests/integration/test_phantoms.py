@@ -17,7 +17,8 @@ from autoseg import pipeline
 from autoseg.datasets.layouts import group_inputs
 from autoseg.images.io import read_geometry, read_label
 from autoseg.layout import Workspace
-from autoseg.predict.stage import load_models, mean_logits
+from autoseg.predict.case import mean_logits
+from autoseg.predict.models import load_models
 from autoseg.transforms.chain import restore_labels
 
 
@@ -29,7 +30,7 @@ def test_two_folds_predict_the_mean_of_their_logits(trained, phantoms, autoseg, 
     models = load_models(folders, device)
     options = {"device": device, "mirror_axes": (), "step": 1.0}
     for case in group_inputs(inputs, models[0].manifest.naming, 1):
-        volume = pipeline._read_volume(case, models[0])
+        volume = pipeline.RawVolume(case).read(models[0])
         single = [mean_logits([model], volume.image_czyx, **options) for model in models]
         both = mean_logits(models, volume.image_czyx, **options)
         np.testing.assert_allclose(both, (single[0] + single[1]) / 2, atol=1e-4)

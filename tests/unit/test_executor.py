@@ -1,22 +1,44 @@
 """Running cases: order, failures that name the case, workers that die, parents that are killed."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autoseg.artifacts.base import read
 from autoseg.artifacts.dataset import Dataset
 from autoseg.errors import ArtifactError, AutosegError
-from autoseg.executor import SerialExecutor, case_executor, run_cases
+from autoseg.executor import Memory, SerialExecutor, case_executor, run_cases
+from autoseg.pool import WORKER_BYTES
 
 # Workers import what they call, so it comes from a library and not from this file.
 read_dataset = partial(read, kind=Dataset)
+NAMED = {"name_of": str, "progress": "test"}
+# Programs for `exec`.
+SLEEP = "import time; time.sleep(40)"
+SLEEP_BESIDE_A_FILE = """
+import pathlib, time
+file = pathlib.Path("{}", "file.part")
+try:
+    file.touch()
+    time.sleep(40)
+finally:
+    file.unlink()
+"""
+KILL_WHEN_IT_IS_THERE = """
+import pathlib, signal, time
+while not pathlib.Path("{}", "file.part").exists():
+    time.sleep(0.01)
+signal.raise_signal(signal.SIGKILL)
+"""
 
 
 def run(jobs, function, items):
@@ -64,15 +86,88 @@ def test_the_first_failure_ends_it():
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_a_killed_worker_is_reported_within_seconds(keeps):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_killed_worker_is_named_with_its_case(keeps, number):
     start = time.monotonic()
-    with pytest.raises(AutosegError) as caught, case_executor(2) as pool:
-        run_cases(pool, signal.raise_signal, [0, signal.SIGKILL], name_of=str, progress="test", keeps=keeps)
-    assert time.monotonic() - start < 30
+    with pytest.raises(AutosegError) as caught, case_executor(3) as pool:
+        run_cases(
+            pool, exec, [SLEEP, f"import signal; signal.raise_signal({number})", SLEEP + " "], **NAMED, keeps=keeps
+        )
+    assert time.monotonic() - start < 10  # and not 40
     assert caught.value.what == "a worker process died"
-    assert str(int(signal.SIGKILL)) in caught.value.where
-    assert caught.value.found == "signal SIGKILL"
+    assert caught.value.where == f"case import signal; signal.raise_signal({number})"
+    assert caught.value.found == f"signal {signal.Signals(number).name}"
     assert ("goes on" in caught.value.hint) == keeps
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_worker_that_leaves_is_named_with_its_case(code):
+    with pytest.raises(AutosegError) as caught, case_executor(2) as pool:
+        run_cases(pool, os._exit, [code], name_of=lambda _: "a", progress="test")
+    assert (caught.value.where, caught.value.found) == ("case a", f"exit code {code}")
+
+
+def test_workers_leave_no_temporary_files_when_another_died(tmp_path):
+    """A worker that is asked to end goes through its `finally`."""
+    with pytest.raises(AutosegError, match="died"), case_executor(2) as pool:
+        run_cases(pool, exec, [SLEEP_BESIDE_A_FILE.format(tmp_path), KILL_WHEN_IT_IS_THERE.format(tmp_path)], **NAMED)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_sent_names_the_case():
+    with pytest.raises(AutosegError, match="a case failed") as caught:
+        run(2, eval, ["1", "lambda: 1"])
+    assert caught.value.where == "case lambda: 1"
+    assert "can't be sent" in caught.value.found
+
+
+def test_a_failure_in_a_worker_keeps_its_traceback():
+    with pytest.raises(AutosegError) as caught:
+        run(2, read_dataset, [3])
+    assert "in read" in "".join(caught.value.__cause__.__notes__)
+
+
+class Scale:
+    """Cases that weigh something, and the most that was ever on at once."""
+
+    def __init__(self):
+        self.lock, self.now, self.most, self.together = threading.Lock(), [], 0, 0
+
+    def weigh(self, item):
+        with self.lock:
+            self.now.append(item)
+            self.most, self.together = max(self.most, sum(self.now)), max(self.together, len(self.now))
+        time.sleep(0.02)
+        with self.lock:
+            self.now.remove(item)
+        return item
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cases_start_only_while_they_fit_together(seed):
+    items = [int(n) for n in np.random.default_rng(seed).integers(1, 60, 40)]
+    scale = Scale()
+    memory = Memory(lambda item: item * 10**9 - WORKER_BYTES, 100 * 10**9)
+    with ThreadPoolExecutor(8) as pool:
+        assert run_cases(pool, scale.weigh, items, **NAMED, memory=memory) == items
+    assert 60 < scale.most <= 100
+    assert scale.together > 2
+
+
+def test_a_case_that_does_not_fit_runs_alone(caplog):
+    scale = Scale()
+    memory = Memory(lambda item: item * 10**9, 50 * 10**9)
+    with ThreadPoolExecutor(8) as pool:
+        run_cases(pool, scale.weigh, [10, 80, 10, 10], **NAMED, memory=memory)
+    assert scale.most == 80
+    assert "case 80 may take 80.1 GB, and 50.0 GB can be used: it runs alone" in caplog.text
+
+
+def test_results_are_handed_on_as_they_come():
+    seen = []
+    with case_executor(2) as pool:
+        run_cases(pool, abs, [-2, -1], **NAMED, done=lambda item, result: seen.append((item, result)))
+    assert sorted(seen) == [(-2, 2), (-1, 1)]
 
 
 def test_ctrl_c_ends_a_worker_quietly(capfd):

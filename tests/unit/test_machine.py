@@ -3,12 +3,15 @@
 import ctypes
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from autoseg import machine
-from autoseg.machine import alone, available_cpus, available_memory_bytes, jobs_that_fit, use_one_blas_thread
+from autoseg.errors import SettingError
+from autoseg.machine import alone, available_cpus, available_memory_bytes, jobs_that_fit, locked, use_one_blas_thread
 
 
 def test_one_blas_thread():
@@ -62,7 +65,41 @@ def test_limits_of_a_container(version, files, cpus, memory, tmp_path, monkeypat
         assert available_memory_bytes() > 10**6
 
 
+COUNT = """
+import sys
+from pathlib import Path
+from autoseg.machine import locked
+folder = Path(sys.argv[1])
+for _ in range(200):
+    with locked(folder / ".lock", wait=True) as held:
+        assert held
+        number = int((folder / "number").read_text())
+        (folder / "number").write_text(str(number + 1))
+"""
+
+
+def test_a_lock_is_held_by_one_process_at_a_time(tmp_path):
+    """Each removes the lock's file at its end, while others wait for it, open it or make it anew."""
+    (tmp_path / "number").write_text("0")
+    processes = [subprocess.Popen([sys.executable, "-c", COUNT, str(tmp_path)]) for _ in range(3)]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    assert (tmp_path / "number").read_text() == "600"
+    assert [path.name for path in tmp_path.iterdir()] == ["number"]
+
+
+def test_a_lock_of_another_is_told(tmp_path):
+    with locked(tmp_path / ".lock", wait=False) as held:
+        assert held
+        with pytest.raises(BlockingIOError), locked(tmp_path / ".lock", wait=False):
+            pass
+        with pytest.raises(SettingError, match="taken"), alone(tmp_path / ".lock", "taken"):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_where_no_lock_can_be_held_work_goes_on(tmp_path):
     (tmp_path / "file").touch()
     with alone(tmp_path / "file" / ".lock", "taken"):
         pass
+    with locked(tmp_path / "file" / ".lock", wait=True) as held:
+        assert not held

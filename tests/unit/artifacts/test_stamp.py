@@ -3,7 +3,7 @@
 import os
 
 from autoseg.artifacts.dataset import Case
-from autoseg.artifacts.stamp import case_stamp, files_of, largest_case, split_series
+from autoseg.artifacts.stamp import case_stamp, files_of, split_series
 
 
 def test_a_slice_that_changes_changes_the_stamp_of_its_case(tmp_path):
@@ -21,17 +21,6 @@ def test_a_slice_that_changes_changes_the_stamp_of_its_case(tmp_path):
     before = case_stamp(tmp_path, case)
     (tmp_path / "p1" / "4.dcm").write_bytes(b"")
     assert before != case_stamp(tmp_path, case)
-
-
-def test_the_largest_case_counts_all_slices(tmp_path):
-    for folder, count in (("p1", 3), ("p2", 5)):
-        (tmp_path / folder).mkdir()
-        for number in range(count):
-            (tmp_path / folder / f"{number}").write_bytes(b"x" * 100)
-    (tmp_path / "p3.nii").write_bytes(b"x" * 450)
-    cases = [Case(name=name, images=(file,)) for name, file in (("a", "p1"), ("b", "p2#1.2"), ("c", "p3.nii"))]
-    assert largest_case(tmp_path, cases).name == "b"
-    assert largest_case(tmp_path, [cases[0], cases[2]]).name == "c"
 
 
 def test_a_series_is_told_from_a_name_with_its_mark(tmp_path):

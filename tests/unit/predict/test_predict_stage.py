@@ -1,5 +1,7 @@
 """Models on disk, their mean, and runs that go on where they stopped."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -16,10 +18,12 @@ from autoseg.artifacts.splits import Fold
 from autoseg.errors import ArtifactError, AutosegError, DatasetError, SettingError
 from autoseg.images.io import read_label
 from autoseg.layout import Workspace
+from autoseg.machine import locked
 from autoseg.networks.unet import build_network
-from autoseg.predict.models import check_agreement
+from autoseg.predict.case import Volume, mean_logits, probabilities_file
+from autoseg.predict.models import check_agreement, load_models, loaded, models_of
 from autoseg.predict.sliding import sliding_logits
-from autoseg.predict.stage import Options, Volume, load_models, mean_logits, probabilities_file, run
+from autoseg.predict.stage import Options, run
 
 CPU = torch.device("cpu")
 SHAPE = (6, 10, 9)
@@ -173,8 +177,17 @@ class Cases:
 
     def run(self, models, out, **options):
         self.asked.clear()
-        volumes = {name: lambda name=name: self.get(name) for name in self.names}
-        return run(models, volumes, out, self.files, self.inputs, device=CPU, options=Options(**options))
+        sources = {name: Source(self, name) for name in self.names}
+        return run(models, sources, out, self.files, self.inputs, device_name="cpu", options=Options(**options))
+
+
+@dataclass(frozen=True)
+class Source:
+    cases: Cases
+    name: str
+
+    def read(self, _model):
+        return self.cases.get(self.name)
 
 
 @pytest.fixture
@@ -358,3 +371,39 @@ def test_a_file_in_the_place_of_the_output_folder_is_explained(models, cases, tm
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(ArtifactError, match="can't be written"):
         cases.run(models, tmp_path / "out")
+
+
+def test_leftovers_of_a_killed_prediction_are_removed(models, cases, tmp_path):
+    out = tmp_path / "out"
+    for name in (".two.a1b2c3.part", ".other.a1b2c3.part"):
+        (out / name).mkdir(parents=True)
+        (out / name / "two.nii.gz").touch()
+    cases.run(models, out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".other.a1b2c3.part", "one.nii.gz", "prediction.json", "three.nii.gz", "two.nii.gz"
+    ]  # fmt: skip
+
+
+def test_one_process_at_a_time_predicts_into_a_folder(models, cases, tmp_path):
+    with locked(tmp_path / "out" / ".prediction.lock", wait=False):
+        with pytest.raises(SettingError, match="another process"):
+            cases.run(models, tmp_path / "out")
+        assert cases.asked == []
+    cases.run(models, tmp_path / "out")
+
+
+def test_another_process_loads_the_same_models_once(train_fold, tmp_path):
+    folder = train_fold(0)
+    (model,) = load_models([folder], CPU)
+    with loaded([model], "cpu") as ensemble:
+        assert models_of(ensemble)[0] is model
+    (again,) = models_of(ensemble)
+    assert again is not model
+    assert models_of(ensemble)[0] is again
+    train_fold(0, seed=5)
+    (new,) = load_models([folder], CPU)
+    with loaded([new], "cpu") as newer:
+        pass
+    assert models_of(newer)[0].weights_sha256 == new.weights_sha256
+    with pytest.raises(SettingError, match="weights are not those"):
+        models_of(ensemble)

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from autoseg.artifacts.base import read
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
 from autoseg.errors import ArtifactError
 from autoseg.layout import Workspace
-from autoseg.preprocess.store import chunk_shapes, load_case, open_case, write_case
+from autoseg.machine import locked
+from autoseg.preprocess.store import chunk_shapes, load_case, open_case, remove_leftovers, write_case
 
 SHAPE = (9, 70, 65)
 
@@ -79,6 +81,47 @@ def test_a_damaged_file_is_explained(arrays, record, tmp_path):
             getattr(open_case(files), kind)
     with pytest.raises(ArtifactError, match="can't be read"):
         load_case(files)
+
+
+def test_a_half_exchanged_case_is_never_read(arrays, record, tmp_path):
+    files, others = Workspace(tmp_path).case("c", "a"), Workspace(tmp_path).case("c", "b")
+    write_case(files, *arrays, record, (4, 4, 4))
+    write_case(others, arrays[0] + 1, arrays[1], arrays[2], replace(record, arrays_sha256="z"), (4, 4, 4))
+    stored = open_case(files, "y")
+    before = stored.image[:]
+    others.label.replace(files.label)
+    with pytest.raises(ArtifactError, match="exchanged"):
+        load_case(files)
+    np.testing.assert_array_equal(stored.image[:], before)
+    with pytest.raises(ArtifactError, match="exchanged") as caught:
+        _ = stored.label
+    assert caught.value.where == str(files.label)
+    others.image.replace(files.image)
+    others.locations.replace(files.locations)
+    np.testing.assert_array_equal(load_case(files, "z").image, arrays[0] + 1)
+    with pytest.raises(ArtifactError, match="exchanged"):
+        load_case(files, "y")
+    with pytest.raises(ArtifactError, match="exchanged"):
+        _ = ForkingPickler.loads(ForkingPickler.dumps(stored)).image
+
+
+def test_leftovers_are_removed_unless_their_process_lives(arrays, record, tmp_path):
+    one, other = (Workspace(tmp_path).case("c", name) for name in ("a.b", "a"))
+    write_case(one, *arrays, record, (4, 4, 4))
+    kept = sorted(path.name for path in one.image.parent.iterdir())
+    for files in (one, other):
+        for name in (".{}.image.b2nd.0123abcd.part", ".{}.json.x_y1z2ab.part.json", ".{}.label.b2nd.77.part"):
+            (one.image.parent / name.format(files.record.stem)).touch()
+        files.lock.touch()
+    foreign = one.image.parent / ".c.image.b2nd.0123abcd.part"
+    foreign.touch()
+    with locked(other.lock, wait=False):
+        remove_leftovers([one, other])
+        left = {path.name for path in one.image.parent.iterdir()} - set(kept)
+        assert len(left) == 5
+        assert all(name.startswith((".a.image", ".a.json", ".a.label", ".c.")) for name in left)
+    remove_leftovers([one, other])
+    assert sorted(path.name for path in one.image.parent.iterdir()) == [foreign.name, *kept]
 
 
 def test_an_unwritable_folder_is_explained(arrays, record, tmp_path):
