@@ -10,7 +10,7 @@ from typing import Any
 from autoseg.artifacts.dataset import Case, Naming
 from autoseg.artifacts.labels import Labels, has_regions
 from autoseg.datasets.folders import check_channels, check_partners, group_channels
-from autoseg.datasets.found import Found, Stated, checked_folder, readable_files, stored_path
+from autoseg.datasets.found import Found, Stated, checked_folder, is_there, readable_files, stored_path
 from autoseg.datasets.pairing import closest, commonest_ending, stems_of
 from autoseg.errors import DatasetError
 from autoseg.images.endings import file_ending
@@ -167,7 +167,7 @@ def is_decathlon(raw: Path, description: Description) -> bool:
     if not isinstance(listed, list) or not listed:
         return False
     files = [entry.get("image") for entry in listed if isinstance(entry, dict)]
-    return any(isinstance(file, str) and (raw / file).is_file() for file in files) or not (raw / "imagesTr").is_dir()
+    return any(isinstance(file, str) and is_there(raw / file) for file in files) or not (raw / "imagesTr").is_dir()
 
 
 def find_nnunet(raw: Path, description: Description, num_channels: int | None) -> Found:

@@ -128,6 +128,14 @@ def images_among(entries: list[Path]) -> list[Path]:
     return [entry for entry in known if entry.is_file()]
 
 
+def is_there(path: Path) -> bool:
+    """Whether a path leads to a file or folder; no where its name is too long or its folder may not be entered."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def stored_path(file: Path, root: Path) -> str:
     """The path as it is kept in a dataset: POSIX, relative to the root where it lies below it."""
     return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()

@@ -10,7 +10,7 @@ from typing import Any
 from autoseg.artifacts.base import read_any_json
 from autoseg.artifacts.dataset import Case
 from autoseg.datasets.described import HIGHEST, check_spelling, stated
-from autoseg.datasets.found import Found, Stated, some, stored_path
+from autoseg.datasets.found import Found, Stated, is_there, some, stored_path
 from autoseg.datasets.naming import case_names, naming_of
 from autoseg.datasets.pairing import closest
 from autoseg.errors import DatasetError
@@ -310,7 +310,7 @@ def _names(rows: Sequence[Row], root: Path, file: Path) -> list[str]:
 def _existing(path: str, root: Path, where: str, case: str) -> Path:
     """A file of the list, absolute."""
     file = root / path
-    if not _exists(file):
+    if not is_there(file):
         folder = file.parent
         close = closest(file.name, [entry.name for entry in folder.iterdir()]) if folder.is_dir() else None
         raise DatasetError(
@@ -328,13 +328,6 @@ def _existing(path: str, root: Path, where: str, case: str) -> Path:
             allowed=f"files ending in {', '.join(KINDS)}",
         )
     return file
-
-
-def _exists(file: Path) -> bool:
-    try:
-        return file.exists()
-    except OSError:  # a name that is too long, or a folder that may not be entered
-        return False
 
 
 def _check_images(cases: Sequence[Case], rows: Sequence[Row], root: Path) -> None:
