@@ -159,13 +159,10 @@ def _work(pipe: Connection) -> None:
 
 def _serve(pipe: Connection) -> None:
     leaves = False
-    while not leaves:
-        try:
-            data = pipe.recv_bytes()
-        except (EOFError, OSError):
-            return
-        answer, leaves = _answer(data)
-        pipe.send_bytes(answer)
+    with suppress(EOFError, OSError):  # the parent has closed the pipe, or was killed
+        while not leaves:
+            answer, leaves = _answer(pipe.recv_bytes())
+            pipe.send_bytes(answer)
 
 
 def _answer(data: bytes) -> tuple[memoryview, bool]:

@@ -131,6 +131,7 @@ def test_failures_name_the_case(workers, tmp_path):
         assert "goes on" in caught.value.hint
 
 
+@pytest.mark.long
 def test_a_cluster_that_goes_away_is_reported(workers, tmp_path):
     address, pids = workers
     scheduler = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
