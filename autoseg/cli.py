@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from autoseg import __version__, log
-from autoseg.artifacts.dataset import Repair
+from autoseg.artifacts.dataset import Dataset, Repair
 from autoseg.artifacts.plan import PresetName, WishedPreset
 from autoseg.errors import OUT_OF_MEMORY, AutosegError, DatasetError, is_out_of_memory
 from autoseg.layout import Workspace
@@ -112,12 +112,59 @@ def _settings(command: F) -> F:
     )(command)
 
 
-def _repair(command: F) -> F:
-    return click.option(
-        "--repair",
-        type=click.Choice(get_args(Repair)),
-        help="What to do where image and label lie on different grids; without, such a case is an error.",
-    )(command)
+def _dataset(command: F) -> F:
+    """What says where the cases are: RAW and the options that go with it."""
+    for option in (
+        click.option(
+            "--repair",
+            type=click.Choice(get_args(Repair)),
+            help="What to do where image and label lie on different grids; without, such a case is an error.",
+        ),
+        click.option(
+            "--group-by",
+            metavar="REGEX|COLUMN",
+            help="Which cases stay together in the folds: a column of the list, or a part of the case's name, "
+            "e.g. '^[^_]+'.",
+        ),
+        click.option("--label-names", metavar="NAMES", help="Label names in order of their values, e.g. liver,tumour."),
+        click.option("--channels", metavar="NAMES", help="Channel names, e.g. CT,PET; CT is normalized as CT."),
+        click.option(
+            "--labels", type=FOLDER, help="Folder of labels; with RAW alone, which derivatives of a BIDS dataset."
+        ),
+        click.option("--images", type=FOLDER, help="Folder of images, where RAW has no dataset.json."),
+        click.argument("raw", type=ANY_PATH, required=False),
+    ):
+        command = option(command)
+    return command
+
+
+def _find(
+    raw: Path | None,
+    images: Path | None,
+    labels: Path | None,
+    channels: str | None,
+    label_names: str | None,
+    group_by: str | None,
+    repair: Repair | None,
+    *,
+    lenient: bool,
+) -> Dataset:
+    """The dataset that the options of `_dataset` name."""
+    from autoseg.datasets.layouts import find_dataset
+
+    if (images is not None and labels is None) or not (raw or images):
+        message = "give the dataset RAW, or both --images and --labels"
+        raise click.UsageError(message)
+    found = find_dataset(
+        raw,
+        images=images,
+        labels=labels,
+        channels=_names(channels),
+        label_names=_names(label_names),
+        group_by=group_by,
+        lenient=lenient,
+    )
+    return msgspec.structs.replace(found, repair=repair)
 
 
 def _scheduler(command: F) -> F:
@@ -193,16 +240,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("raw", type=ANY_PATH, required=False)
-@click.option("--images", type=FOLDER, help="Folder of images, where RAW has no dataset.json.")
-@click.option("--labels", type=FOLDER, help="Folder of labels; with RAW alone, which derivatives of a BIDS dataset.")
-@click.option("--channels", metavar="NAMES", help="Channel names, e.g. CT,PET; CT is normalized as CT.")
-@click.option("--label-names", metavar="NAMES", help="Label names in order of their values, e.g. liver,tumour.")
-@click.option(
-    "--group-by",
-    metavar="REGEX|COLUMN",
-    help="Which cases stay together in the folds: a column of the list, or a part of the case's name, e.g. '^[^_]+'.",
-)
+@_dataset
 @click.option(
     "--preset",
     type=click.Choice([*get_args(PresetName), "auto"]),
@@ -225,7 +263,6 @@ def main() -> None:
     callback=_spacing,
     help="Target spacing in mm, in the order of the arrays, in place of the one found.",
 )
-@_repair
 @click.option("--reject", is_flag=True, help="Leave out cases that can't be used; dataset.json says which and why.")
 @click.option(
     "--num-folds",
@@ -256,10 +293,10 @@ def plan(
     channels: str | None,
     label_names: str | None,
     group_by: str | None,
+    repair: Repair | None,
     preset: WishedPreset,
     gpu_memory_gb: float | None,
     spacing: tuple[float, ...] | None,
-    repair: Repair | None,
     reject: bool,
     num_folds: int | None,
     stratify: bool | None,
@@ -284,7 +321,6 @@ def plan(
     from autoseg.artifacts.base import read
     from autoseg.artifacts.fingerprint import Fingerprint
     from autoseg.artifacts.splits import Splits
-    from autoseg.datasets.layouts import find_dataset
     from autoseg.plan.decide import Wishes
 
     folders = [folder for folder in (raw, images, labels) if folder is not None]
@@ -294,7 +330,7 @@ def plan(
     if dataset is not None and fingerprint is None:
         message = "--dataset belongs to --fingerprint"
         raise click.UsageError(message)
-    if (images is not None and labels is None) or not (raw or images or fingerprint):
+    if not (folders or fingerprint):
         message = "give the dataset RAW, or both --images and --labels, or --fingerprint"
         raise click.UsageError(message)
     if read_nnunet is not None and (measure or spacing or gpu_memory_gb or preset != "plain"):
@@ -306,15 +342,7 @@ def plan(
     if fingerprint is not None:
         made = planning.plan_fingerprint(fingerprint, space, description=dataset, wishes=wishes, imported=read_nnunet)
     else:
-        found = find_dataset(
-            raw,
-            images=images,
-            labels=labels,
-            channels=_names(channels),
-            label_names=_names(label_names),
-            group_by=group_by,
-        )
-        found = msgspec.structs.replace(found, repair=repair)
+        found = _find(raw, images, labels, channels, label_names, group_by, repair, lenient=reject)
         made = planning.plan(
             found,
             space,
@@ -341,12 +369,7 @@ def plan(
 
 
 @main.command()
-@click.argument("raw", type=FOLDER, required=False)
-@click.option("--images", type=FOLDER, help="Folder of images, where RAW has no dataset.json.")
-@click.option("--labels", type=FOLDER, help="Folder of labels.")
-@click.option("--channels", metavar="NAMES", help="Channel names, e.g. CT,PET.")
-@click.option("--label-names", metavar="NAMES", help="Label names in order of their values.")
-@_repair
+@_dataset
 @click.option("--json", "out", type=ANY_PATH, default=None, show_default="check.json", help="Where to write.")
 @_jobs
 @_common
@@ -356,6 +379,7 @@ def check(
     labels: Path | None,
     channels: str | None,
     label_names: str | None,
+    group_by: str | None,
     repair: Repair | None,
     out: Path | None,
     jobs: int | None,
@@ -368,13 +392,9 @@ def check(
     from autoseg.artifacts.base import write
     from autoseg.datasets.check import check as look
     from autoseg.datasets.check import table
-    from autoseg.datasets.layouts import find_dataset
 
-    if (images is None) != (labels is None) or not (raw or images):
-        message = "give the dataset's folder RAW, or both --images and --labels"
-        raise click.UsageError(message)
-    found = find_dataset(raw, images=images, labels=labels, channels=_names(channels), label_names=_names(label_names))
-    report = look(msgspec.structs.replace(found, repair=repair), jobs=_count(jobs))
+    dataset = _find(raw, images, labels, channels, label_names, group_by, repair, lenient=True)
+    report = look(dataset, jobs=_count(jobs))
     for line in table(report):
         click.echo(line)
     target = out or Path("check.json")

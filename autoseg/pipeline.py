@@ -167,6 +167,7 @@ def train(
             fold=fold,
             cases=splits.folds[fold],
             naming=dataset.naming,
+            file_values=dataset.file_values,
         )
         for fold in chosen
     ]

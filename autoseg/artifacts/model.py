@@ -7,6 +7,7 @@ import msgspec
 from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.bounds import NonNegative
 from autoseg.artifacts.dataset import Naming
+from autoseg.artifacts.labels import Value
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.splits import Fold
 
@@ -48,6 +49,8 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
         What it trained on and what it is validated on.
     naming : Naming
         How the dataset's files make a case, for grouping new inputs.
+    file_values : tuple of int
+        What is written for each of 0, 1, 2, ..., as in the dataset's label files; empty where it is the same.
     step : StepStyle
     step_seconds : dict of str to float
         What was measured to choose it, seconds a step of a small batch.
@@ -66,6 +69,7 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     fold: Annotated[int, msgspec.Meta(ge=0)]
     cases: Fold
     naming: Naming
+    file_values: tuple[Value, ...] = ()
     step: StepStyle
     step_seconds: dict[str, float]
     num_parameters: int

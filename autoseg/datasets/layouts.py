@@ -36,6 +36,7 @@ def find_dataset(
     channels: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     group_by: str | None = None,
+    lenient: bool = False,
 ) -> Dataset:
     """Find the training cases, whichever of the known layouts they have.
 
@@ -55,6 +56,8 @@ def find_dataset(
         dataset.json all label files are read, and a value is called ``label_1``.
     group_by : str, optional
         As `autoseg.datasets.groups.with_groups`.
+    lenient : bool, optional
+        Where label files are read to see their values, pass over those that can't be used.
 
     Returns
     -------
@@ -75,7 +78,7 @@ def find_dataset(
     # Before the labels, which may take minutes to read.
     named = tuple(channels) if channels else said.channel_names
     names = channel_names(found, root, named, _command(raw, images, labels))
-    meaning = find_meaning(found, root, label_names or None)
+    meaning = find_meaning(found, root, label_names or None, lenient=lenient)
     if said.num_training is not None and said.num_training != len(found.cases):
         log.warning(
             "%s says numTraining = %d, but there are %d cases; the plan's batch size goes by numTraining",

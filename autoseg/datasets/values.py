@@ -28,7 +28,7 @@ class Meaning:
     file_values: tuple[int, ...]
 
 
-def find_meaning(found: Found, root: Path, names: Sequence[str] | None) -> Meaning:
+def find_meaning(found: Found, root: Path, names: Sequence[str] | None, *, lenient: bool = False) -> Meaning:
     """Labels from the user's names, else as the dataset states them, else from the files.
 
     Parameters
@@ -37,6 +37,8 @@ def find_meaning(found: Found, root: Path, names: Sequence[str] | None) -> Meani
     root : Path
     names : sequence of str or None
         The labels' names in the order of their values.
+    lenient : bool, optional
+        Pass over label files that can't be used: whoever reads the cases will tell.
 
     Raises
     ------
@@ -44,10 +46,10 @@ def find_meaning(found: Found, root: Path, names: Sequence[str] | None) -> Meani
         As `stated_meaning`, `named_meaning` and `read_meaning`.
     """
     if names is not None:
-        return named_meaning(found, root, names)
+        return named_meaning(found, root, names, lenient=lenient)
     if found.stated.labels is not None:
         return stated_meaning(found.stated, found.stated.labels)
-    return read_meaning(found, root)
+    return read_meaning(found, root, lenient=lenient)
 
 
 def stated_meaning(stated: Stated, labels: Labels) -> Meaning:
@@ -89,7 +91,7 @@ def stated_meaning(stated: Stated, labels: Labels) -> Meaning:
     return meaning
 
 
-def named_meaning(found: Found, root: Path, names: Sequence[str]) -> Meaning:
+def named_meaning(found: Found, root: Path, names: Sequence[str], *, lenient: bool = False) -> Meaning:
     """The user's names for 1, 2, 3, ..., or where the files hold other values for those, in order.
 
     Label files are read until each value has been seen, which most often the first few settle.
@@ -116,7 +118,7 @@ def named_meaning(found: Found, root: Path, names: Sequence[str]) -> Meaning:
     values = tuple(range(1, len(names) + 1))
     seen: dict[int, str] = {}
     for case in found.cases:
-        for value in _values_of_file(case, root):
+        for value in _values_of_file(case, root, lenient=lenient):
             seen.setdefault(value, case.name)
         if set(values) <= set(seen) <= {0, *values}:
             break
@@ -133,7 +135,7 @@ def named_meaning(found: Found, root: Path, names: Sequence[str]) -> Meaning:
     return _close_gaps({BACKGROUND: 0, **dict(zip(names, present, strict=True))}, ())
 
 
-def read_meaning(found: Found, root: Path) -> Meaning:
+def read_meaning(found: Found, root: Path, *, lenient: bool = False) -> Meaning:
     """A label for each value in the label files, all of which are read; DICOM segmentations bring names.
 
     Raises
@@ -142,7 +144,7 @@ def read_meaning(found: Found, root: Path) -> Meaning:
         A label file can't be read, or looks smoothed or compressed; all hold nothing but background; or a segment is
         called otherwise from case to case.
     """
-    present = sorted({value for case in found.cases for value in _values_of_file(case, root)} - {0})
+    present = sorted({value for case in found.cases for value in _values_of_file(case, root, lenient=lenient)} - {0})
     if not present:
         raise DatasetError(
             "the labels hold nothing but background", where=f"all {len(found.cases)} label files", found="only 0"
@@ -178,13 +180,15 @@ def _named(present: Sequence[int], value_names: Mapping[int, str]) -> Labels:
     return named
 
 
-def _values_of_file(case: Case, root: Path) -> list[int]:
+def _values_of_file(case: Case, root: Path, *, lenient: bool) -> list[int]:
     """The values in a case's label file, which is refused where they look like shades."""
     if case.label is None:
         return []
     try:
         values = read_label(root / case.label, case=case.name).values()
     except DatasetError:
+        if lenient:
+            return []
         _check_order(case, root)
         raise
     between = [value for value in values if 0 < value < WHITE]

@@ -98,7 +98,7 @@ def predict_case(task: Task) -> Path | AutosegError:
             with atomic_path(probabilities_file(target)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, probabilities=probabilities)
         labels = restore_labels(logits, volume.placement, first.plan, first.configuration)
-        write_label(target, labels, volume.placement.geometry)
+        write_label(target, _as_in_files(labels, first.manifest.file_values), volume.placement.geometry)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -133,6 +133,14 @@ def mean_logits(
         raise ValueError(message)
     mean: NDArray[np.float32] = total.div_(len(models)).numpy()
     return mean
+
+
+def _as_in_files(label_zyx: NDArray[np.integer], file_values: Sequence[int]) -> NDArray[np.integer]:
+    """The label map with the values that stand in the dataset's label files, so that the two compare."""
+    if not file_values:
+        return label_zyx
+    written: NDArray[np.integer] = np.array(file_values, np.uint16)[label_zyx]
+    return written
 
 
 def probabilities_file(label_file: Path) -> Path:

@@ -175,6 +175,7 @@ def check_agreement(models: Sequence[LoadedModel]) -> None:
         same = (
             all(getattr(other.configuration, key) == getattr(first.configuration, key) for key in SHARED)
             and other.plan.labels == first.plan.labels
+            and other.manifest.file_values == first.manifest.file_values
             and other.plan.channel_names == first.plan.channel_names
             and other.plan.intensities == first.plan.intensities
             and other.plan.transpose_forward == first.plan.transpose_forward

@@ -53,6 +53,8 @@ class FoldTask:
         The settings, for the manifest.
     cases : Fold
     naming : Naming
+    file_values : tuple of int
+        As the dataset's.
     """
 
     plan: Plan
@@ -61,6 +63,7 @@ class FoldTask:
     fold: int
     cases: Fold
     naming: Naming
+    file_values: tuple[int, ...] = ()
 
 
 def run(
@@ -159,6 +162,7 @@ def _run(
         fold=task.fold,
         cases=task.cases,
         naming=task.naming,
+        file_values=task.file_values,
         step=style,
         step_seconds=seconds,
         num_parameters=sum(prod(parameter.shape) for parameter in network.parameters()),
