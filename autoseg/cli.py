@@ -1,41 +1,16 @@
-"""The command line: one subcommand a stage, parsing only. Stages are imported when they run."""
+"""The command line: one subcommand a stage. Stages are imported when they run; options.py says what may be asked."""
 
-from collections.abc import Callable
-from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
-import msgspec
 
-from autoseg import __version__, log
-from autoseg.artifacts.dataset import Dataset, Repair
+from autoseg import __version__, options
+from autoseg.artifacts.dataset import Repair
 from autoseg.artifacts.plan import PresetName, WishedPreset
 from autoseg.errors import OUT_OF_MEMORY, AutosegError, DatasetError, is_out_of_memory
 from autoseg.layout import Workspace
-
-if TYPE_CHECKING:
-    from autoseg.datasets.splits import SplitWishes
-
-
-class _Finite(click.FloatRange):
-    """A float that is neither infinite nor NaN, for which no bound would be out of bounds."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
-        """From text."""
-        number = float(super().convert(value, param, ctx))
-        if not isfinite(number):
-            self.fail(f"{value} is not a finite number", param, ctx)
-        return number
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-FOLDER = click.Path(file_okay=False, path_type=Path)
-ANY_PATH = click.Path(path_type=Path)
-EXISTING = click.Path(exists=True, path_type=Path)
-ANY_FILE = click.Path(dir_okay=False, path_type=Path)
-EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-DEBUG = "autoseg.debug"
+from autoseg.options import ANY_FILE, ANY_PATH, DEBUG, EXISTING, EXISTING_FILE, FOLDER, Finite
 
 
 class _Program(click.Group):
@@ -68,164 +43,6 @@ def _in_words(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {error}\n  next:    the same command with --debug shows where"
 
 
-def _common(command: F) -> F:
-    def begin(context: click.Context, _parameter: click.Parameter, debug: bool) -> None:
-        log.set_up(debug=debug)
-        context.meta[DEBUG] = debug
-
-    return click.option(
-        "--debug",
-        is_flag=True,
-        expose_value=False,
-        callback=begin,
-        help="Show tracebacks, and messages with time and place.",
-    )(command)
-
-
-def _workspace(command: F) -> F:
-    return click.option(
-        "-w", "--workspace", type=FOLDER, default=Path(), show_default="here", help="Folder that autoseg works in."
-    )(command)
-
-
-def _jobs(command: F) -> F:
-    return click.option(
-        "--jobs", type=click.IntRange(min=1), default=None, show_default="CPUs at hand", help="Cases at a time."
-    )(command)
-
-
-def _configuration(command: F) -> F:
-    return click.option(
-        "--configuration", metavar="NAME", default=None, show_default="3d_fullres, else 2d", help="Which network."
-    )(command)
-
-
-def _device(command: F) -> F:
-    return click.option(
-        "--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
-    )(command)
-
-
-def _settings(command: F) -> F:
-    return click.option(
-        "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Replace one value of plan.json; repeatable."
-    )(command)
-
-
-def _dataset(command: F) -> F:
-    """What says where the cases are: RAW and the options that go with it."""
-    for option in (
-        click.option(
-            "--repair",
-            type=click.Choice(get_args(Repair)),
-            help="What to do where image and label lie on different grids; without, such a case is an error.",
-        ),
-        click.option(
-            "--group-by",
-            metavar="REGEX|COLUMN",
-            help="Which cases stay together in the folds: a column of the list, or a part of the case's name, "
-            "e.g. '^[^_]+'.",
-        ),
-        click.option("--label-names", metavar="NAMES", help="Label names in order of their values, e.g. liver,tumour."),
-        click.option("--channels", metavar="NAMES", help="Channel names, e.g. CT,PET; CT is normalized as CT."),
-        click.option(
-            "--labels", type=FOLDER, help="Folder of labels; with RAW alone, which derivatives of a BIDS dataset."
-        ),
-        click.option("--images", type=FOLDER, help="Folder of images, where RAW has no dataset.json."),
-        click.argument("raw", type=ANY_PATH, required=False),
-    ):
-        command = option(command)
-    return command
-
-
-def _find(
-    raw: Path | None,
-    images: Path | None,
-    labels: Path | None,
-    channels: str | None,
-    label_names: str | None,
-    group_by: str | None,
-    repair: Repair | None,
-    *,
-    lenient: bool,
-) -> Dataset:
-    """The dataset that the options of `_dataset` name."""
-    from autoseg.datasets.layouts import find_dataset
-
-    if (images is not None and labels is None) or not (raw or images):
-        message = "give the dataset RAW, or both --images and --labels"
-        raise click.UsageError(message)
-    found = find_dataset(
-        raw,
-        images=images,
-        labels=labels,
-        channels=_names(channels),
-        label_names=_names(label_names),
-        group_by=group_by,
-        lenient=lenient,
-    )
-    return msgspec.structs.replace(found, repair=repair)
-
-
-def _scheduler(command: F) -> F:
-    return click.option(
-        "--scheduler", metavar="ADDRESS", default=None, help="Run the cases on the cluster of this dask scheduler."
-    )(command)
-
-
-def _count(jobs: int | None) -> int:
-    from autoseg.machine import available_cpus
-
-    return jobs or available_cpus()
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _spacing(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
-    """Two or three positive numbers, from text."""
-    if text is None:
-        return None
-    try:
-        edges = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        edges = ()
-    if len(edges) not in (2, 3):
-        message = f"{text!r}: give three numbers, e.g. 1.5,0.8,0.8, or two for pictures"
-        raise click.BadParameter(message)
-    if not all(isfinite(edge) and edge > 0 for edge in edges):
-        message = f"{text!r}: the edges of a voxel are above 0"
-        raise click.BadParameter(message)
-    return edges
-
-
-def _folds(values: tuple[str, ...]) -> list[int] | None:
-    """Numbers, or None for all."""
-    if "all" in values:
-        return None
-    try:
-        return [int(value) for value in values]
-    except ValueError as error:
-        message = f"{' '.join(values)!r}: folds are numbers, or all"
-        raise click.UsageError(message) from error
-
-
-def _split(
-    num_folds: int | None, stratify: bool | None, splits: Path | None, fingerprint: Path | None
-) -> "SplitWishes":
-    """What the options of `plan` ask of the folds."""
-    from autoseg.datasets.splits import SplitWishes
-
-    if fingerprint is not None and (num_folds or splits or stratify is not None):
-        message = "--num-folds, --stratify and --splits are for RAW: a fingerprint has no cases to split"
-        raise click.UsageError(message)
-    if splits is not None and (num_folds or stratify):
-        message = "--splits takes the place of --num-folds and --stratify"
-        raise click.UsageError(message)
-    return SplitWishes(num_folds, stratify, splits)
-
-
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="autoseg")
 def main() -> None:
@@ -240,7 +57,7 @@ def main() -> None:
 
 
 @main.command()
-@_dataset
+@options.dataset_of
 @click.option(
     "--preset",
     type=click.Choice([*get_args(PresetName), "auto"]),
@@ -251,7 +68,7 @@ def main() -> None:
 @click.option(
     "--gpu-memory",
     "gpu_memory_gb",
-    type=_Finite(min=0.1),
+    type=Finite(min=0.1),
     default=None,
     show_default="8; resenc-l 24, resenc-xl 40",
     metavar="GB",
@@ -260,7 +77,7 @@ def main() -> None:
 @click.option(
     "--spacing",
     metavar="[Z,]Y,X",
-    callback=_spacing,
+    callback=options.spacing,
     help="Target spacing in mm, in the order of the arrays, in place of the one found.",
 )
 @click.option("--reject", is_flag=True, help="Leave out cases that can't be used; dataset.json says which and why.")
@@ -282,10 +99,10 @@ def main() -> None:
 @click.option("--dataset", type=EXISTING_FILE, help="nnU-Net's dataset.json, which belongs to its fingerprint.")
 @click.option("--read-nnunet", type=EXISTING_FILE, metavar="FILE", help="Take the plan from an nnUNetPlans.json.")
 @click.option("--write-nnunet", type=ANY_FILE, metavar="FILE", help="Also write the plan as an nnUNetPlans.json.")
-@_workspace
-@_device
-@_jobs
-@_common
+@options.workspace
+@options.device
+@options.jobs
+@options.common
 def plan(
     raw: Path | None,
     images: Path | None,
@@ -336,18 +153,18 @@ def plan(
     if read_nnunet is not None and (measure or spacing or gpu_memory_gb or preset != "plain"):
         message = "--read-nnunet takes the place of --preset, --gpu-memory, --spacing and --measure"
         raise click.UsageError(message)
-    split = _split(num_folds, stratify, splits, fingerprint)
+    split = options.split(num_folds, stratify, splits, fingerprint)
     wishes = Wishes(preset=preset, gpu_memory_gb=gpu_memory_gb, spacing=spacing, measure_on=device if measure else None)
     space = Workspace(workspace)
     if fingerprint is not None:
         made = planning.plan_fingerprint(fingerprint, space, description=dataset, wishes=wishes, imported=read_nnunet)
     else:
-        found = _find(raw, images, labels, channels, label_names, group_by, repair, lenient=reject)
+        found = options.find(raw, images, labels, channels, label_names, group_by, repair, lenient=reject)
         made = planning.plan(
             found,
             space,
             raw=folders,
-            jobs=_count(jobs),
+            jobs=options.count(jobs),
             wishes=wishes,
             imported=read_nnunet,
             split=split,
@@ -369,10 +186,10 @@ def plan(
 
 
 @main.command()
-@_dataset
+@options.dataset_of
 @click.option("--json", "out", type=ANY_PATH, default=None, show_default="check.json", help="Where to write.")
-@_jobs
-@_common
+@options.jobs
+@options.common
 def check(
     raw: Path | None,
     images: Path | None,
@@ -393,8 +210,8 @@ def check(
     from autoseg.datasets.check import check as look
     from autoseg.datasets.check import table
 
-    dataset = _find(raw, images, labels, channels, label_names, group_by, repair, lenient=True)
-    report = look(dataset, jobs=_count(jobs))
+    dataset = options.find(raw, images, labels, channels, label_names, group_by, repair, lenient=True)
+    report = look(dataset, jobs=options.count(jobs))
     for line in table(report):
         click.echo(line)
     target = out or Path("check.json")
@@ -409,12 +226,12 @@ def check(
 
 
 @main.command()
-@_configuration
-@_settings
-@_workspace
-@_jobs
-@_scheduler
-@_common
+@options.configuration
+@options.settings
+@options.workspace
+@options.jobs
+@options.scheduler
+@options.common
 def preprocess(
     configuration: str | None, settings: tuple[str, ...], workspace: Path, jobs: int | None, scheduler: str | None
 ) -> None:
@@ -428,21 +245,21 @@ def preprocess(
     space = Workspace(workspace)
     dataset, made = pipeline.open_workspace(space, settings)
     name = pipeline.choose_configuration(made, configuration)
-    records = pipeline.preprocess(space, dataset, made, name, jobs=_count(jobs), scheduler=scheduler)
+    records = pipeline.preprocess(space, dataset, made, name, jobs=options.count(jobs), scheduler=scheduler)
     click.echo(f"{len(records)} cases -> {space.preprocessed(name)}")
 
 
 @main.command()
 @click.argument("folds", nargs=-1, required=True, metavar="FOLD...")
-@click.option("--max-hours", type=_Finite(min=0, min_open=True), help="Fit the training to this time.")
+@click.option("--max-hours", type=Finite(min=0, min_open=True), help="Fit the training to this time.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, batches and augmentation.")
 @click.option("--restart", is_flag=True, help="Throw an earlier training of these folds away.")
-@_configuration
-@_settings
-@_workspace
-@_device
-@_jobs
-@_common
+@options.configuration
+@options.settings
+@options.workspace
+@options.device
+@options.jobs
+@options.common
 def train(
     folds: tuple[str, ...],
     max_hours: float | None,
@@ -469,11 +286,11 @@ def train(
     space = Workspace(workspace)
     results = pipeline.train(
         space,
-        _folds(folds),
+        options.folds(folds),
         settings=(*settings, *extra),
         configuration_name=configuration,
         device_name=device,
-        jobs=_count(jobs),
+        jobs=options.count(jobs),
         restart=restart,
     )
     for fold, evaluation in results.items():
@@ -488,17 +305,17 @@ def train(
 @click.option("--no-mirroring", is_flag=True, help="One pass, not one for each mirroring: faster, a little worse.")
 @click.option(
     "--step",
-    type=_Finite(min=0, max=1, min_open=True),
+    type=Finite(min=0, max=1, min_open=True),
     default=None,
     show_default="the plan's, 0.5",
     help="Distance of neighbouring windows, in patch edges.",
 )
 @click.option("--save-probabilities", is_flag=True, help="Also write CASE.npz with the key `probabilities`.")
-@_configuration
-@_workspace
-@_device
-@_scheduler
-@_common
+@options.configuration
+@options.workspace
+@options.device
+@options.scheduler
+@options.common
 def predict(
     inputs: tuple[Path, ...],
     output: Path,
@@ -523,7 +340,7 @@ def predict(
     if file_ending(output.name) and not output.is_dir():
         message = f"{output} looks like a file: OUTPUT is a folder, which is made where it is missing"
         raise click.UsageError(message)
-    chosen = _folds(tuple(folds.split(","))) if folds else None
+    chosen = options.folds(tuple(folds.split(","))) if folds else None
     files = pipeline.predict(
         Workspace(workspace),
         inputs,
@@ -545,14 +362,14 @@ def predict(
 @click.option(
     "--tolerance",
     "tolerance_mm",
-    type=_Finite(min=0),
+    type=Finite(min=0),
     default=1.0,
     show_default=True,
     metavar="MM",
     help="Of the surface Dice.",
 )
-@_jobs
-@_common
+@options.jobs
+@options.common
 def evaluate(
     predicted: Path,
     reference: Path,
@@ -573,7 +390,7 @@ def evaluate(
     target = out or (predicted if predicted.is_dir() else predicted.parent) / "evaluation.json"
     names = read_labels(dataset) if dataset else None
     evaluation = pipeline.evaluate(
-        pairs.predicted, pairs.reference, names, target, tolerance_mm=tolerance_mm, jobs=_count(jobs)
+        pairs.predicted, pairs.reference, names, target, tolerance_mm=tolerance_mm, jobs=options.count(jobs)
     )
     for line in console.score_lines(evaluation):
         click.echo(line)
@@ -590,7 +407,7 @@ def evaluate(
 @click.option("--arch-b", help="Network of B.")
 @click.option("--json", "out", type=ANY_PATH, default=None, help="Also write the result here.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
-@_common
+@options.common
 def compare(
     a: Path,
     b: Path,
@@ -623,10 +440,10 @@ def compare(
 
 @main.command()
 @click.argument("folder", type=FOLDER, default=Path("demo"))
-@click.option("--minutes", type=_Finite(min=0, min_open=True), default=1.5, show_default=True, help="Training time.")
-@_device
-@_jobs
-@_common
+@click.option("--minutes", type=Finite(min=0, min_open=True), default=1.5, show_default=True, help="Training time.")
+@options.device
+@options.jobs
+@options.common
 def demo(folder: Path, minutes: float, device: str, jobs: int | None) -> None:
     """Walk the whole way on a generated dataset, in minutes, without a GPU.
 
@@ -635,5 +452,5 @@ def demo(folder: Path, minutes: float, device: str, jobs: int | None) -> None:
     """
     from autoseg.demo.walk import walk
 
-    for line in walk(folder, minutes=minutes, device_name=device, jobs=_count(jobs)):
+    for line in walk(folder, minutes=minutes, device_name=device, jobs=options.count(jobs)):
         click.echo(line)

@@ -1,0 +1,201 @@
+"""Options that commands share, and what becomes of their text; parsing only."""
+
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import click
+import msgspec
+
+from autoseg import log
+from autoseg.artifacts.dataset import Dataset, Repair
+
+if TYPE_CHECKING:
+    from autoseg.datasets.splits import SplitWishes
+
+
+class Finite(click.FloatRange):
+    """A float that is neither infinite nor NaN, for which no bound would be out of bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """From text."""
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+FOLDER = click.Path(file_okay=False, path_type=Path)
+ANY_PATH = click.Path(path_type=Path)
+EXISTING = click.Path(exists=True, path_type=Path)
+ANY_FILE = click.Path(dir_okay=False, path_type=Path)
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+DEBUG = "autoseg.debug"
+
+
+def common(command: F) -> F:
+    """What every command has: --debug, and the log."""
+
+    def begin(context: click.Context, _parameter: click.Parameter, debug: bool) -> None:
+        log.set_up(debug=debug)
+        context.meta[DEBUG] = debug
+
+    return click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        callback=begin,
+        help="Show tracebacks, and messages with time and place.",
+    )(command)
+
+
+def workspace(command: F) -> F:
+    """Where the workspace is."""
+    return click.option(
+        "-w", "--workspace", type=FOLDER, default=Path(), show_default="here", help="Folder that autoseg works in."
+    )(command)
+
+
+def jobs(command: F) -> F:
+    """How many cases at a time."""
+    return click.option(
+        "--jobs", type=click.IntRange(min=1), default=None, show_default="CPUs at hand", help="Cases at a time."
+    )(command)
+
+
+def configuration(command: F) -> F:
+    """Which network."""
+    return click.option(
+        "--configuration", metavar="NAME", default=None, show_default="3d_fullres, else 2d", help="Which network."
+    )(command)
+
+
+def device(command: F) -> F:
+    """Where it computes."""
+    return click.option(
+        "--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+    )(command)
+
+
+def settings(command: F) -> F:
+    """Values of the plan to be replaced."""
+    return click.option(
+        "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Replace one value of plan.json; repeatable."
+    )(command)
+
+
+def dataset_of(command: F) -> F:
+    """What says where the cases are: RAW and the options that go with it."""
+    for option in (
+        click.option(
+            "--repair",
+            type=click.Choice(get_args(Repair)),
+            help="What to do where image and label lie on different grids; without, such a case is an error.",
+        ),
+        click.option(
+            "--group-by",
+            metavar="REGEX|COLUMN",
+            help="Which cases stay together in the folds: a column of the list, or a part of the case's name, "
+            "e.g. '^[^_]+'.",
+        ),
+        click.option("--label-names", metavar="NAMES", help="Label names in order of their values, e.g. liver,tumour."),
+        click.option("--channels", metavar="NAMES", help="Channel names, e.g. CT,PET; CT is normalized as CT."),
+        click.option(
+            "--labels", type=FOLDER, help="Folder of labels; with RAW alone, which derivatives of a BIDS dataset."
+        ),
+        click.option("--images", type=FOLDER, help="Folder of images, where RAW has no dataset.json."),
+        click.argument("raw", type=ANY_PATH, required=False),
+    ):
+        command = option(command)
+    return command
+
+
+def find(
+    raw: Path | None,
+    images: Path | None,
+    labels: Path | None,
+    channels: str | None,
+    label_names: str | None,
+    group_by: str | None,
+    repair: Repair | None,
+    *,
+    lenient: bool,
+) -> Dataset:
+    """The dataset that the options of `dataset_of` name."""
+    from autoseg.datasets.layouts import find_dataset
+
+    if (images is not None and labels is None) or not (raw or images):
+        message = "give the dataset RAW, or both --images and --labels"
+        raise click.UsageError(message)
+    found = find_dataset(
+        raw,
+        images=images,
+        labels=labels,
+        channels=names(channels),
+        label_names=names(label_names),
+        group_by=group_by,
+        lenient=lenient,
+    )
+    return msgspec.structs.replace(found, repair=repair)
+
+
+def scheduler(command: F) -> F:
+    """A cluster to run the cases on."""
+    return click.option(
+        "--scheduler", metavar="ADDRESS", default=None, help="Run the cases on the cluster of this dask scheduler."
+    )(command)
+
+
+def count(jobs: int | None) -> int:
+    """The number of cases at a time; the CPUs at hand where it was not given."""
+    from autoseg.machine import available_cpus
+
+    return jobs or available_cpus()
+
+
+def names(text: str | None) -> list[str] | None:
+    """Names separated by commas, from text."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def spacing(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """Two or three positive numbers, from text."""
+    if text is None:
+        return None
+    try:
+        edges = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        edges = ()
+    if len(edges) not in (2, 3):
+        message = f"{text!r}: give three numbers, e.g. 1.5,0.8,0.8, or two for pictures"
+        raise click.BadParameter(message)
+    if not all(isfinite(edge) and edge > 0 for edge in edges):
+        message = f"{text!r}: the edges of a voxel are above 0"
+        raise click.BadParameter(message)
+    return edges
+
+
+def folds(values: tuple[str, ...]) -> list[int] | None:
+    """Numbers, or None for all."""
+    if "all" in values:
+        return None
+    try:
+        return [int(value) for value in values]
+    except ValueError as error:
+        message = f"{' '.join(values)!r}: folds are numbers, or all"
+        raise click.UsageError(message) from error
+
+
+def split(num_folds: int | None, stratify: bool | None, splits: Path | None, fingerprint: Path | None) -> "SplitWishes":
+    """What the options of `plan` ask of the folds."""
+    from autoseg.datasets.splits import SplitWishes
+
+    if fingerprint is not None and (num_folds or splits or stratify is not None):
+        message = "--num-folds, --stratify and --splits are for RAW: a fingerprint has no cases to split"
+        raise click.UsageError(message)
+    if splits is not None and (num_folds or stratify):
+        message = "--splits takes the place of --num-folds and --stratify"
+        raise click.UsageError(message)
+    return SplitWishes(num_folds, stratify, splits)
