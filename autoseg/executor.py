@@ -22,9 +22,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 LOOK_AGAIN_SECONDS = 1.0  # a cluster can get new workers while every case in hand takes its time
 
-# What nearly every case needs. The fork server loads it once, and each worker starts with it in place.
-PRELOAD = ("numpy", "SimpleITK", "autoseg.images.io")
-
 
 @dataclass(frozen=True, slots=True)
 class Memory(Generic[T]):

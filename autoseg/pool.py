@@ -21,7 +21,7 @@ from autoseg.machine import use_one_blas_thread
 
 R = TypeVar("R")
 # What nearly every case needs. The fork server loads it once, and each worker starts with it in place.
-PRELOAD = ("numpy", "scipy.ndimage", "SimpleITK", "blosc2", "autoseg.images.io")
+PRELOAD = ("numpy", "SimpleITK", "autoseg.images.io")
 WORKER_BYTES = 110 * 2**20  # 91 MB after its start, counting what it shares with others, and 16 more on the first case
 LEAVE_SECONDS = 2.0
 
