@@ -207,14 +207,13 @@ def check(
     with exit code 1 where a case can't be used.
     """
     from autoseg.artifacts.base import write
-    from autoseg.datasets.check import check as look
-    from autoseg.datasets.check import table
+    from autoseg.datasets.check import look_at, table
 
     dataset = options.find(raw, images, labels, channels, label_names, group_by, repair, lenient=True)
-    report = look(dataset, jobs=options.count(jobs))
+    report = look_at(dataset, jobs=options.count(jobs))
     for line in table(report):
         click.echo(line)
-    target = out or Path("check.json")
+    target = out or Workspace(Path()).check
     write(target, report)
     click.echo(f"{len(report.cases)} cases, {report.num_problems} with a problem -> {target}")
     if report.num_problems:

@@ -74,9 +74,10 @@ def plan(
     check_writable(workspace.root)
     # A file that can't be read and a device that is not there are told before every case is measured.
     foreign, meter = _foreign(imported), _meter(wishes)
-    given = given_splits(dataset, workspace, split)
+    # Where cases may be rejected, folds can be held against them only when it is known which are left.
+    given = None if reject else given_splits(dataset, workspace, split)
     fingerprint = stage.run(dataset, workspace.fingerprint, jobs=jobs, reject=reject)
-    if fingerprint.rejected:
+    if reject:
         dataset = without(dataset, fingerprint.rejected)
         given = given_splits(dataset, workspace, split)
     made = _plan(fingerprint, workspace, wishes, meter, foreign)

@@ -24,7 +24,7 @@ class Task:
     labels: Labels
 
 
-def check(dataset: Dataset, *, jobs: int) -> Check:
+def look_at(dataset: Dataset, *, jobs: int) -> Check:
     """Read every case.
 
     Parameters

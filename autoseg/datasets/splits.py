@@ -290,7 +290,8 @@ def _given(old: Splits | None, dataset: Dataset, workspace: Workspace) -> Splits
 
 def _from_file(file: Path, dataset: Dataset) -> Splits:
     """The folds that a file of the user's says, checked."""
-    folds, sha256 = read_folds(file, _names(dataset))
+    folds, sha256 = read_folds(file, [*_names(dataset), *dataset.rejected])
+    folds = tuple(_without(fold, dataset.rejected) for fold in folds)
     splits = Splits(
         inputs_sha256=digest(*_names(dataset)),
         method=f"read from {file.name}",
@@ -300,6 +301,13 @@ def _from_file(file: Path, dataset: Dataset) -> Splits:
     )
     check_splits(splits, dataset, str(file))
     return splits
+
+
+def _without(fold: Fold, rejected: Mapping[str, str]) -> Fold:
+    training, validation = (
+        tuple(name for name in names if name not in rejected) for names in (fold.training, fold.validation)
+    )
+    return Fold(training=training, validation=validation)
 
 
 def _from_list(dataset: Dataset) -> Splits | None:
@@ -327,7 +335,7 @@ def _from_list(dataset: Dataset) -> Splits | None:
 
 
 def _inputs(units: Sequence[Sequence[str]], recipe: Training) -> str:
-    """Hash of all that folds are made from."""
+    """Hash of what folds are made from, but for the sizes of labels: folds stay when labels are corrected."""
     together = ["\n".join(unit) for unit in units if len(unit) > 1]
     stratified = ["stratified"] if recipe.stratify else []
     names = sorted(name for unit in units for name in unit)

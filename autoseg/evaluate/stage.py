@@ -16,12 +16,13 @@ from autoseg.artifacts.dataset import Repair
 from autoseg.artifacts.evaluation import Evaluation, LabelScores
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.labels import Labels, all_values, foreground, ignored
+from autoseg.artifacts.stamp import files_of
 from autoseg.errors import DatasetError
 from autoseg.evaluate.labels import name_values
 from autoseg.evaluate.score import Ruler, score_labels
 from autoseg.evaluate.summary import summarize
 from autoseg.executor import SerialExecutor, run_cases
-from autoseg.images.grids import geometry_differences, resample_onto
+from autoseg.images.grids import compare_grids, geometry_differences, resample_onto
 from autoseg.images.image import LabelMap
 from autoseg.images.io import read_geometry, read_label
 
@@ -130,6 +131,8 @@ def run(
     ignore = ignored(labels) if labels is not None else None
     tolerances = _tolerances(tolerance_mm, found)
     hashes = {"predicted": _hash_files(predicted, names), "reference": _hash_files(reference, names)}
+    if repair is not None:
+        hashes["reference"] = digest(hashes["reference"], repair)
     fresh = _read_fresh(out, names, found, ignore, tolerances, hashes)
     if fresh is not None:
         return fresh
@@ -170,8 +173,8 @@ def score_case(pair: CasePair) -> CaseResult:
     """
     predicted = read_label(pair.predicted, case=pair.case)
     reference = read_label(pair.reference, case=pair.case, grid=predicted.geometry)
-    if pair.repair and reference.geometry != predicted.geometry:
-        reference = resample_onto(reference, predicted.geometry)
+    if pair.repair and compare_grids(predicted.geometry, reference.geometry).level == "real":
+        reference = _onto_prediction(reference, predicted.geometry, pair)
     place = check_grid(predicted.geometry, reference.geometry, pair)
     in_pixels = pair.in_pixels or not reference.geometry.has_spacing
     geometry = reference.geometry
@@ -203,9 +206,12 @@ def check_grid(predicted: Geometry, reference: Geometry, pair: CasePair) -> list
     Raises
     ------
     DatasetError
-        Shapes differ, or spacings differ where both files state one.
+        Shapes differ, or spacings differ by more than rounding where both files state one.
     """
-    size, place = geometry_differences(predicted, reference)
+    compared = compare_grids(predicted, reference)
+    if compared.level != "real":
+        return []
+    size, _ = geometry_differences(predicted, reference)
     if size:
         raise DatasetError(
             "a prediction and its reference lie on different grids",
@@ -214,7 +220,19 @@ def check_grid(predicted: Geometry, reference: Geometry, pair: CasePair) -> list
             allowed="the same shape and spacing (Z, Y, X)",
             hint="predict on the grid of the image that the reference was drawn on",
         )
-    return place
+    return [compared.words]
+
+
+def _onto_prediction(reference: LabelMap, geometry: Geometry, pair: CasePair) -> LabelMap:
+    """The reference on the prediction's grid; what it does not reach is not annotated, as in training."""
+    try:
+        return resample_onto(reference, geometry, pair.ignore or 0)
+    except ValueError as error:
+        raise DatasetError(
+            "a reference can't be brought onto its prediction",
+            where=f"case {pair.case}, {pair.reference}",
+            found=str(error),
+        ) from error
 
 
 def find_values(case_and_file: tuple[str, Path]) -> list[int]:
@@ -276,8 +294,10 @@ def _hash_files(files: Mapping[str, Path], names: list[str]) -> str:
     parts = [RULES]
     for name in names:
         try:
-            with files[name].open("rb") as content:
-                parts += [name, hashlib.file_digest(content, "sha256").hexdigest()]
+            # A DICOM segmentation may be a folder.
+            for file in files_of(files[name]) or [files[name]]:
+                with file.open("rb") as content:
+                    parts += [name, hashlib.file_digest(content, "sha256").hexdigest()]
         except OSError as error:
             raise DatasetError(
                 "a label file can't be read", where=f"case {name}: {files[name]}", found=str(error.strerror)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import msgspec
+
 from autoseg.artifacts.base import digest, read_if_whole, write
 from autoseg.artifacts.dataset import Case, Dataset
 from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint, LabelGrid
@@ -55,8 +57,7 @@ def run(dataset: Dataset, out: Path, *, jobs: int, reject: bool = False) -> Fing
     ArtifactError
         `out` can't be written.
     """
-    root = Path(dataset.root)
-    inputs = digest(RULES, dataset, str(reject), *(case_stamp(root, case) for case in dataset.cases))
+    inputs = _inputs(dataset, reject)
     fresh = _read_fresh(out, inputs)
     if fresh is not None:
         return fresh
@@ -115,6 +116,23 @@ def run(dataset: Dataset, out: Path, *, jobs: int, reject: bool = False) -> Fing
     )
     write(out, fingerprint)
     return fingerprint
+
+
+def _inputs(dataset: Dataset, reject: bool) -> str:
+    """Hash of all that is measured; groups, folds and how files are named are not."""
+    root = Path(dataset.root)
+    said = [
+        dataset.root,
+        dataset.channel_names,
+        list(dataset.labels.items()),
+        dataset.regions_class_order,
+        dataset.file_values,
+        dataset.num_training,
+        dataset.repair,
+        reject,
+        [case.name for case in dataset.cases],
+    ]
+    return digest(RULES, msgspec.json.encode(said), *(case_stamp(root, case) for case in dataset.cases))
 
 
 def measure_case(task: Task) -> tuple[Geometry, LabelGrid, Measured] | str:

@@ -22,6 +22,7 @@ from autoseg.predict.models import LoadedModel, loaded
 
 log = logging.getLogger(__name__)
 RULES = "1"  # to be raised when the same models would give other label maps
+RECORDS = ("prediction.json", "evaluation.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,9 @@ def run(
     mirror_axes = first.configuration.mirror_axes if mirroring else ()
     step = planned.step if options.step is None else options.step
     record = PredictionSet(
-        inputs_sha256=digest(RULES, *(model.weights_sha256 for model in models), f"{mirror_axes} {step}"),
+        inputs_sha256=digest(
+            RULES, *(model.weights_sha256 for model in models), f"{mirror_axes} {step}", _writing(first)
+        ),
         models=tuple(str(model.folder) for model in models),
         configuration_name=first.manifest.configuration_name,
         mirror_axes=mirror_axes,
@@ -160,6 +163,19 @@ def run(
     return record
 
 
+def _writing(model: LoadedModel) -> bytes:
+    """What, beside the weights, decides how logits become a label map."""
+    plan = model.plan
+    return msgspec.json.encode(
+        [
+            list(plan.labels.items()),
+            plan.regions_class_order,
+            model.manifest.file_values,
+            model.configuration.resampling,
+        ]
+    )
+
+
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
     """Let no other process predict into the folder, which would have another record of what is there."""
@@ -222,8 +238,17 @@ def _make_room(out: Path, files: Sequence[str], ours: set[str], options: Options
     Raises
     ------
     SettingError
-        A file stands there that no prediction made: reference labels, perhaps.
+        A file stands there that no prediction made: reference labels, perhaps; or a case would replace a record.
     """
+    for target in (out / file for file in files):
+        beside = sidecar(target)
+        if beside is not None and beside.name in RECORDS:
+            raise SettingError(
+                "a case has the name of a record that stands beside the predictions",
+                where=str(target),
+                found=f"its spacing would be written to {beside.name}",
+                hint="give the case another name",
+            )
     foreign = []
     for target in (out / file for file in files if file not in ours):
         written = (target, sidecar(target), probabilities_file(target) if options.save_probabilities else None)

@@ -131,11 +131,10 @@ def _run(
                 hint="--restart trains it anew from the data as they are",
             )
         log.warning("the data changed since fold %d was trained from them; --restart trains it anew", task.fold)
-    if earlier is not None and earlier.plan.prediction != task.plan.prediction:
-        # How to predict is no part of training: it may change at any time.
-        plan = msgspec.structs.replace(earlier.plan, prediction=task.plan.prediction)
-        earlier = msgspec.structs.replace(earlier, plan=plan, settings=task.settings)
-        write(folder.manifest, earlier)
+    renewed = None if earlier is None else _with_todays_prediction(earlier, task)
+    if renewed is not None and renewed != earlier:
+        write(folder.manifest, renewed)
+        earlier = renewed
     if earlier is not None and done:
         log.info("fold %d is trained: %s", task.fold, folder.root)
         return earlier
@@ -301,6 +300,21 @@ def _inputs(task: FoldTask) -> str:
     return digest(determining, task.cases, str(task.fold))
 
 
+def _with_todays_prediction(earlier: TrainedModel, task: FoldTask) -> TrainedModel:
+    """The manifest with how to predict and what to write, which are no part of training and may change at any time."""
+    plan = msgspec.structs.replace(
+        earlier.plan, prediction=task.plan.prediction, regions_class_order=task.plan.regions_class_order
+    )
+    same = (plan, earlier.naming, earlier.file_values) == (earlier.plan, task.naming, task.file_values)
+    return msgspec.structs.replace(
+        earlier,
+        plan=plan,
+        settings=earlier.settings if same else task.settings,
+        naming=task.naming,
+        file_values=task.file_values,
+    )
+
+
 def _determining(plan: Plan, configuration_name: str) -> dict[str, Any]:
     """What of a plan determines the weights; where arrays are kept and how often they are saved does not."""
     configuration = plan.configurations[configuration_name]
@@ -315,7 +329,7 @@ def _determining(plan: Plan, configuration_name: str) -> dict[str, Any]:
         "intensities": {name: msgspec.to_builtins(k) for name, k, scheme in schemes if scheme == "ct"},
         "transpose_forward": plan.transpose_forward,
         "channel_names": plan.channel_names,
-        # The order of regions is that of the outputs.
+        # The order of regions is that of the outputs. What is written for each is a matter of prediction.
         "labels": plan.labels if has_regions(plan.labels) else dict(sorted(plan.labels.items())),
     }
 

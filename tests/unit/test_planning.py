@@ -1,6 +1,7 @@
 """Planning a dataset on disk: what becomes of the folds."""
 
 import json
+import shutil
 
 import msgspec
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from autoseg import console
 from autoseg.artifacts.base import read, write
+from autoseg.artifacts.dataset import Dataset
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.plan import Plan, Training
@@ -123,3 +125,22 @@ def test_a_leak_in_the_users_file_is_told_before_anything_is_written(planned, tm
     with pytest.raises(SettingError, match="validated on"):
         planned(file=file)
     assert not planned.workspace.root.exists()
+
+
+def test_the_users_folds_and_cases_that_are_rejected(raw, build_dataset, tmp_path):
+    workspace, damaged = Workspace(tmp_path / "w"), tmp_path / "raw"
+    shutil.copytree(raw, damaged)
+    (damaged / "case_3_0000.nii.gz").write_bytes(b"")
+    file = tmp_path / "folds.json"
+    names = [f"case_{i}" for i in range(8)]
+    file.write_text(json.dumps([{"train": names[:4], "val": names[4:]}, {"train": names[4:], "val": names[:4]}]))
+    dataset = build_dataset(damaged, num_cases=8)
+    for _ in range(2):
+        plan(dataset, workspace, raw=[damaged], jobs=1, split=SplitWishes(file=file), reject=True)
+        splits = read(workspace.splits, Splits)
+        assert splits.folds[0].training == ("case_0", "case_1", "case_2")
+        assert splits.folds[1].validation == ("case_0", "case_1", "case_2")
+    # Without naming the file again its folds hold.
+    plan(dataset, workspace, raw=[damaged], jobs=1, reject=True)
+    assert read(workspace.splits, Splits) == splits
+    assert "case_3" in read(workspace.dataset, Dataset).rejected

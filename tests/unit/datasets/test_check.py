@@ -8,7 +8,7 @@ from autoseg.artifacts.base import read, write
 from autoseg.artifacts.check import Check
 from autoseg.artifacts.dataset import Case, without
 from autoseg.artifacts.geometry import Geometry
-from autoseg.datasets.check import check, table
+from autoseg.datasets.check import look_at, table
 from autoseg.images.io import write_label
 
 GRID = Geometry(shape=(4, 5, 6), spacing_mm=(2, 1, 1))
@@ -34,7 +34,7 @@ def dataset(tmp_path, build_dataset):
 
 
 def test_every_case_is_looked_at(dataset, tmp_path):
-    report = check(dataset, jobs=1)
+    report = look_at(dataset, jobs=1)
     assert [case.problem is None for case in report.cases] == [True, True, False, False]
     assert report.num_problems == 2
     assert report.cases[0].label_voxels == {"blob": 2}
@@ -47,7 +47,7 @@ def test_every_case_is_looked_at(dataset, tmp_path):
 
 
 def test_the_table_has_a_row_for_each_case(dataset):
-    lines = table(check(dataset, jobs=1))
+    lines = table(look_at(dataset, jobs=1))
     assert lines[0].split() == ["case", "shape", "spacing", "in", "mm", "label's", "grid", "blob", "problem"]
     assert lines[1].split() == ["c0", "4x5x6", "2", "1", "1", "equal", "2"]
     assert lines[3].startswith("c2") and "different grids" in lines[3]
@@ -55,7 +55,7 @@ def test_the_table_has_a_row_for_each_case(dataset):
 
 def test_a_label_without_a_voxel_anywhere_is_told(dataset):
     more = msgspec.structs.replace(dataset, labels={**dataset.labels, "never": 2})
-    assert "no case has any voxel of never" in check(more, jobs=1).remarks
+    assert "no case has any voxel of never" in look_at(more, jobs=1).remarks
 
 
 def test_rejected_cases_stay_on_record(dataset):

@@ -176,3 +176,24 @@ def test_a_reference_on_another_grid_is_brought_onto_the_prediction(files, tmp_p
         stage.run(predicted, reference, LABELS, tmp_path / "evaluation.json")
     found = stage.run(predicted, reference, LABELS, tmp_path / "evaluation.json", repair="resample-labels")
     assert found.cases["c"]["liver"].n_reference_voxels == np.count_nonzero(volume(seed=0)[:, :5] == 1)
+
+
+def test_rounding_in_a_header_is_passed_over(files, tmp_path, caplog):
+    predicted, reference = files
+    save(reference["c"], volume(seed=0), spacing_mm=(3.0, 1.0, 0.505))
+    found = stage.run(predicted, reference, LABELS, tmp_path / "evaluation.json")
+    assert set(found.cases) == {"a", "b", "c"}
+    assert caplog.text == ""
+
+
+def test_what_a_repaired_reference_does_not_reach_counts_nowhere(files, tmp_path):
+    predicted, reference = files
+    save(reference["c"], volume(seed=10)[:2])
+    labels = LABELS | {"ignore": 3}
+    found = stage.run(predicted, reference, labels, tmp_path / "evaluation.json", repair="resample-labels")
+    assert found.cases["c"]["liver"].dice == 1.0
+    with pytest.raises(DatasetError, match="different grids"):
+        stage.run(predicted, reference, labels, tmp_path / "evaluation.json")
+    save(reference["c"], volume(seed=10), origin_mm=(999.0, 0.0, 0.0))
+    with pytest.raises(DatasetError, match=r"can't be brought onto its prediction\n.*case c"):
+        stage.run(predicted, reference, labels, tmp_path / "evaluation.json", repair="resample-labels")

@@ -169,3 +169,10 @@ def test_cases_that_can_not_be_used_are_left_out_where_the_user_wishes_so(datase
         (tmp_path / f"{name}_l.nii.gz").unlink()
     with pytest.raises(DatasetError, match="no case can be used"):
         stage.run(dataset, tmp_path / "other.json", jobs=1, reject=True)
+
+
+def test_groups_and_folds_are_nothing_that_is_measured(dataset, tmp_path, counted):
+    first = stage.run(dataset, tmp_path / "fingerprint.json", jobs=1)
+    cases = tuple(msgspec.structs.replace(case, group="all", fold=0) for case in dataset.cases)
+    assert stage.run(msgspec.structs.replace(dataset, cases=cases), tmp_path / "fingerprint.json", jobs=1) == first
+    assert len(counted) == 3

@@ -12,7 +12,8 @@ from autoseg.datasets.found import Found
 from autoseg.datasets.load import Promises, read_case
 from autoseg.datasets.values import find_meaning
 from autoseg.errors import DatasetError
-from autoseg.images.io import read_geometry, read_image, read_label
+from autoseg.evaluate.stage import run as evaluate
+from autoseg.images.io import read_geometry, read_image, read_label, write_label
 from autoseg.images.segmentations import segment_names
 
 highdicom = pytest.importorskip("highdicom", reason="DICOM segmentations need highdicom: pip install 'autoseg[dicom]'")
@@ -90,6 +91,9 @@ def test_segments_lie_on_the_grid_of_their_image(tmp_path, scan, kind):
     found = read_case(case, Promises(root=tmp_path, num_channels=1, label_values=(0, 1, 2)))
     assert np.array_equal(found.image.array_czyx[0], VOLUME)
     assert np.array_equal(found.label.array_zyx, LABELS)
+    write_label(tmp_path / "predicted.nii.gz", LABELS, grid)
+    scores = evaluate({"p7": tmp_path / "predicted.nii.gz"}, {"p7": moved.parent}, None, tmp_path / "evaluation.json")
+    assert scores.summary.mean.dice == 1.0
 
 
 def test_without_a_grid_segments_cover_their_own_part(tmp_path, scan):

@@ -407,3 +407,22 @@ def test_another_process_loads_the_same_models_once(train_fold, tmp_path):
     assert models_of(newer)[0].weights_sha256 == new.weights_sha256
     with pytest.raises(SettingError, match="weights are not those"):
         models_of(ensemble)
+
+
+def test_label_maps_hold_the_values_of_the_datasets_files_and_are_made_anew_when_these_change(
+    train_fold, cases, tmp_path
+):
+    for file_values in ((), (0, 128, 255)):
+        models = load_models([train_fold(0, file_values=file_values)], CPU)
+        cases.run(models, tmp_path / "out")
+        values = read_label(tmp_path / "out" / "two.nii.gz", case="two").values()
+        assert set(values) <= set(file_values or (0, 1, 2))
+        assert len(cases.asked) == 3
+        cases.run(models, tmp_path / "out")
+        assert cases.asked == []
+
+
+def test_a_case_that_would_replace_a_record_is_refused(models, cases, tmp_path):
+    cases.files["two"] = "prediction.tif"
+    with pytest.raises(SettingError, match=r"name of a record(.|\n)*prediction\.json"):
+        cases.run(models, tmp_path / "out")

@@ -462,3 +462,11 @@ def test_weights_that_cant_be_written_are_one_error(tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match="a file can't be written"):
         state.save_weights(tmp_path / "weights.safetensors", torch.nn.Linear(1, 1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_for_a_label_may_change_after_training(task, cases, folder):
+    model = run_stage(task, cases, folder)
+    again = run_stage(replace(task, file_values=(0, 255)), cases, folder)
+    assert again.file_values == (0, 255)
+    assert msgspec.structs.replace(again, file_values=(), settings=model.settings) == model
+    assert read(folder.manifest, TrainedModel) == again
