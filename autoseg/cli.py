@@ -159,6 +159,7 @@ def plan(
     if fingerprint is not None:
         made = planning.plan_fingerprint(fingerprint, space, description=dataset, wishes=wishes, imported=read_nnunet)
     else:
+        group_by = options.grouping(group_by, space)
         found = options.find(raw, images, labels, channels, label_names, group_by, repair, lenient=reject)
         made = planning.plan(
             found,
@@ -358,6 +359,7 @@ def predict(
 @click.argument("reference", type=EXISTING)
 @click.option("--json", "out", type=ANY_PATH, default=None, help="Where to write; default PREDICTED/evaluation.json.")
 @click.option("--dataset", type=EXISTING, default=None, help="A dataset.json that names the labels.")
+@options.repair
 @click.option(
     "--tolerance",
     "tolerance_mm",
@@ -374,6 +376,7 @@ def evaluate(
     reference: Path,
     out: Path | None,
     dataset: Path | None,
+    repair: Repair | None,
     tolerance_mm: float,
     jobs: int | None,
 ) -> None:
@@ -382,14 +385,20 @@ def evaluate(
     Writes evaluation.json and prints the mean scores.
     """
     from autoseg import console, pipeline
-    from autoseg.evaluate.labels import read_labels
+    from autoseg.evaluate.labels import read_labels, read_repair
     from autoseg.evaluate.pairing import pair_files
 
     pairs = pair_files(predicted, reference)
     target = out or (predicted if predicted.is_dir() else predicted.parent) / "evaluation.json"
     names = read_labels(dataset) if dataset else None
     evaluation = pipeline.evaluate(
-        pairs.predicted, pairs.reference, names, target, tolerance_mm=tolerance_mm, jobs=options.count(jobs)
+        pairs.predicted,
+        pairs.reference,
+        names,
+        target,
+        tolerance_mm=tolerance_mm,
+        repair=repair or (read_repair(dataset) if dataset else None),
+        jobs=options.count(jobs),
     )
     for line in console.score_lines(evaluation):
         click.echo(line)

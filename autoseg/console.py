@@ -64,7 +64,7 @@ def _warnings(plan: Plan) -> list[str]:
         step = planned_step_memory(plan, configuration)
         if step.peak_bytes > plan.gpu_memory_gb * 2**30:
             lines.append(
-                f"{name}: a training step takes about {step.peak_bytes / 2**30:.1f} GiB on a GPU, more than the target "
+                f"{name}: a training step takes about {step.peak_bytes / 2**30:.3g} GiB on a GPU, more than the target "
                 f"of {plan.gpu_memory_gb:g}"
             )
     return lines
@@ -73,7 +73,9 @@ def _warnings(plan: Plan) -> list[str]:
 def score_lines(evaluation: Evaluation) -> list[str]:
     """Mean scores as lines of a table, one a label."""
     metrics = ("dice", "nsd", "hd95_mm", "assd_mm", "volume_difference_ml")
-    rows: list[tuple[str, ...]] = [("label", *metrics)]
+    in_pixels = evaluation.unit == "pixels"
+    titles = (metric.replace("_mm", "_pixels").replace("_ml", "_pixels") if in_pixels else metric for metric in metrics)
+    rows: list[tuple[str, ...]] = [("label", *titles)]
     for name, scores in (*evaluation.summary.labels.items(), ("mean", evaluation.summary.mean)):
         values = (getattr(scores, metric) for metric in metrics)
         rows.append((name, *("-" if value is None else f"{value:.4f}" for value in values)))

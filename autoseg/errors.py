@@ -56,8 +56,9 @@ class AutosegError(Exception):
 
     @property
     def in_one_line(self) -> str:
-        """What failed and what was found, for a table."""
-        return self.what if self.found is None else f"{self.what}: {self.found}"
+        """What failed, what was found and where, for a table."""
+        found = self.what if self.found is None else f"{self.what}: {self.found}"
+        return found if self.where is None else f"{found} ({self.where})"
 
 
 class DatasetError(AutosegError):

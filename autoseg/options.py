@@ -10,6 +10,7 @@ import msgspec
 
 from autoseg import log
 from autoseg.artifacts.dataset import Dataset, Repair
+from autoseg.layout import Workspace
 
 if TYPE_CHECKING:
     from autoseg.datasets.splits import SplitWishes
@@ -86,14 +87,19 @@ def settings(command: F) -> F:
     )(command)
 
 
+def repair(command: F) -> F:
+    """What is done with labels on another grid."""
+    return click.option(
+        "--repair",
+        type=click.Choice(get_args(Repair)),
+        help="What to do with labels on another grid than their image or prediction.",
+    )(command)
+
+
 def dataset_of(command: F) -> F:
     """What says where the cases are: RAW and the options that go with it."""
     for option in (
-        click.option(
-            "--repair",
-            type=click.Choice(get_args(Repair)),
-            help="What to do where image and label lie on different grids; without, such a case is an error.",
-        ),
+        repair,
         click.option(
             "--group-by",
             metavar="REGEX|COLUMN",
@@ -139,6 +145,15 @@ def find(
         lenient=lenient,
     )
     return msgspec.structs.replace(found, repair=repair)
+
+
+def grouping(group_by: str | None, space: Workspace) -> str | None:
+    """What cases are grouped by: as asked, else as before, which is told."""
+    from autoseg.planning import grouped_by
+
+    if group_by is None and (group_by := grouped_by(space)) is not None:
+        click.echo(f"cases are grouped by {group_by}, as before; --group-by '' ends that")
+    return group_by
 
 
 def scheduler(command: F) -> F:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from autoseg.artifacts.base import NewerSchemaError, check_writable, read, read_json, set_aside, write
+from autoseg.artifacts.base import NewerSchemaError, check_writable, read, read_if_whole, read_json, set_aside, write
 from autoseg.artifacts.dataset import Dataset, without
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Configuration, Plan
@@ -90,12 +90,18 @@ def plan(
     return made
 
 
+def grouped_by(workspace: Workspace) -> str | None:
+    """What the cases of a workspace that is planned already were grouped by; a new plan must not let them leak."""
+    earlier = read_if_whole(workspace.dataset, Dataset) if workspace.dataset.exists() else None
+    return earlier.group_by if earlier is not None else None
+
+
 def _split(dataset: Dataset, plan: Plan, workspace: Workspace, given: Splits | None) -> None:
     """Write splits.json; where there are too few cases say so, and leave none that is of others."""
     try:
         keep_splits(given or find_splits(dataset, plan, workspace), dataset, workspace)
     except TooFewError as error:
-        log.warning("no folds are made: %s (%s)", error.what, error.found)
+        log.warning("no folds are made: %s (%s); %s", error.what, error.found, error.hint)
         if workspace.splits.exists():
             log.warning("the old folds are now %s", set_aside(workspace.splits))
 

@@ -75,6 +75,8 @@ class Dataset(Artifact, frozen=True, kw_only=True):
     num_training : int
         The number of cases the planner reckons with: `numTraining` as written in an nnU-Net dataset.json,
         else the number of cases.
+    group_by : str or None
+        The column or the regular expression that gave the cases their groups, where the user named one.
     repair : {'resample-labels'} or None
         What is done where image and label lie on different grids; None: such a case is an error.
     rejected : dict of str to str
@@ -89,6 +91,7 @@ class Dataset(Artifact, frozen=True, kw_only=True):
     naming: Naming
     cases: Annotated[tuple[Case, ...], msgspec.Meta(min_length=1)]
     num_training: Annotated[int, msgspec.Meta(ge=1)]
+    group_by: Name | None = None
     repair: Repair | None = None
     rejected: dict[Name, str] = msgspec.field(default_factory=dict)
 

@@ -18,7 +18,7 @@ from autoseg.datasets.listed import find_listed, is_list
 from autoseg.datasets.names import channel_names
 from autoseg.datasets.pairing import closest, stem
 from autoseg.datasets.per_case import find_per_case
-from autoseg.datasets.scans import scans
+from autoseg.datasets.scans import refuse_slice, scans
 from autoseg.datasets.unrecognised import no_list, unrecognised
 from autoseg.datasets.values import find_meaning
 from autoseg.errors import DatasetError
@@ -94,6 +94,7 @@ def find_dataset(
         file_values=meaning.file_values,
         naming=found.naming,
         cases=found.cases,
+        group_by=group_by or None,
         num_training=said.num_training or len(found.cases),
     )
 
@@ -271,6 +272,7 @@ def _list_inputs(inputs: Sequence[Path], num_files: int) -> tuple[dict[Path, str
         elif file_ending(absolute.name) is None:
             raise DatasetError("an input is of an unknown kind", where=str(path), allowed=f"{', '.join(KINDS)}")
         else:
+            refuse_slice(absolute)
             files[absolute] = stem(absolute.name)
             free.add(absolute)
     return files, free

@@ -59,6 +59,31 @@ def scans(folder: Path) -> dict[Path, str]:
     return found
 
 
+def refuse_slice(file: Path) -> None:
+    """See that a DICOM file given by itself is not one slice of many.
+
+    Raises
+    ------
+    DatasetError
+        Other files beside it belong to the same series.
+    """
+    if file.suffix.lower() not in dicom.DICOM_ENDINGS:
+        return
+    try:
+        series = dicom.find_series(dicom.dicom_files(file.parent), str(file.parent))
+    except (ValueError, DatasetError):
+        return  # Another file is damaged; this one is read, or refused, by itself.
+    for one in series:
+        if len(one.slices) > 1 and any(each.file == file for each in one.slices):
+            raise DatasetError(
+                "a DICOM file is one slice of a scan",
+                where=str(file),
+                found=f"{len(one.slices)} slices of its series in {file.parent}",
+                allowed="the folder with all slices",
+                hint=f"give {file.parent} instead",
+            )
+
+
 def _stem(file: Path) -> str:
     return file.stem if file.suffix.lower() in dicom.DICOM_ENDINGS else file.name
 

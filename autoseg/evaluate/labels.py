@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from autoseg.artifacts.base import read_json
+from autoseg.artifacts.dataset import Repair
 from autoseg.artifacts.labels import IGNORE, Labels, foreground, ignored, in_files
 from autoseg.datasets.described import described_labels
 from autoseg.errors import DatasetError
@@ -38,6 +39,17 @@ def read_labels(file: Path) -> Labels:
     if ignore is not None:
         found[IGNORE] = ignore
     return in_files(found, tuple(content.get("file_values") or ()))
+
+
+def read_repair(file: Path) -> Repair | None:
+    """What a dataset.json of autoseg says is done with labels on another grid; None for others.
+
+    Raises
+    ------
+    DatasetError
+        The file can't be read.
+    """
+    return "resample-labels" if read_json(file).get("repair") == "resample-labels" else None
 
 
 def name_values(values: Iterable[int]) -> dict[str, int]:

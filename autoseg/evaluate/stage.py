@@ -335,7 +335,10 @@ def _one_unit(executor: Executor, pairs: list[CasePair], results: list[CaseResul
 def _notes(predicted: LabelMap, reference: LabelMap, pair: CasePair, place: list[str]) -> Iterator[str]:
     """What a reader of the scores should know about this case."""
     if place:
-        yield f"prediction and reference are compared voxel by voxel although they differ in {'; '.join(place)}"
+        yield (
+            f"prediction and reference are compared voxel by voxel although they differ in {'; '.join(place)}; "
+            "--repair resample-labels brings the reference onto the prediction"
+        )
     known = {0, pair.ignore, *all_values(pair.labels)}
     for title, volume in (("prediction", predicted), ("reference", reference)):
         other = sorted(set(volume.values()) - known)

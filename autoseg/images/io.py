@@ -211,7 +211,7 @@ def _explained(file: Path, case: str) -> Iterator[None]:
             "a file can't be read",
             where=f"case {case}, {file}",
             found=_last_line(error),
-            hint="replace or repair the file, or leave the case out",
+            hint="replace the file, or leave the case out: plan --reject does, and check tells of all such cases",
         ) from error
 
 

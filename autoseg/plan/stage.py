@@ -131,7 +131,11 @@ def _note_edits(plan: Plan, planned: Plan) -> None:
     changed = _differences(planned, plan)
     if changed:
         more = f" and {len(changed) - MOST_SHOWN} more" if len(changed) > MOST_SHOWN else ""
-        log.info("plan.json was edited since it was planned: %s%s", "; ".join(changed[:MOST_SHOWN]), more)
+        log.info(
+            "plan.json is kept with what was changed in it, by hand or by options: %s%s",
+            "; ".join(changed[:MOST_SHOWN]),
+            more,
+        )
 
 
 def _differences(one: Plan, other: Plan) -> list[str]:

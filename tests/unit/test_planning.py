@@ -6,6 +6,7 @@ import shutil
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from autoseg import console
 from autoseg.artifacts.base import read, write
@@ -14,6 +15,7 @@ from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.plan import Plan, Training
 from autoseg.artifacts.splits import Splits
+from autoseg.cli import main
 from autoseg.datasets.splits import SplitWishes
 from autoseg.errors import DatasetError, SettingError
 from autoseg.images.io import write_label
@@ -144,3 +146,32 @@ def test_the_users_folds_and_cases_that_are_rejected(raw, build_dataset, tmp_pat
     plan(dataset, workspace, raw=[damaged], jobs=1, reject=True)
     assert read(workspace.splits, Splits) == splits
     assert "case_3" in read(workspace.dataset, Dataset).rejected
+
+
+def test_what_cases_were_grouped_by_is_remembered(tmp_path, raw):
+    (tmp_path / "raw" / "images").mkdir(parents=True)
+    (tmp_path / "raw" / "labels").mkdir()
+    for i in range(6):
+        shutil.copy(raw / f"case_{i}_0000.nii.gz", tmp_path / "raw" / "images" / f"p{i // 2}_{i}.nii.gz")
+        shutil.copy(raw / f"case_{i}.nii.gz", tmp_path / "raw" / "labels" / f"p{i // 2}_{i}.nii.gz")
+    command = [
+        "plan",
+        str(tmp_path / "raw"),
+        "-w",
+        str(tmp_path / "w"),
+        "--channels",
+        "MR",
+        "--num-folds",
+        "2",
+        "--jobs",
+        "1",
+    ]
+    run = CliRunner().invoke
+    assert run(main, [*command, "--group-by", "p."]).exit_code == 0
+    first = read(tmp_path / "w" / "splits.json", Splits)
+    assert first.grouped
+    told = run(main, command)
+    assert "cases are grouped by p., as before" in told.output
+    assert read(tmp_path / "w" / "splits.json", Splits) == first
+    assert run(main, [*command, "--group-by", ""]).exit_code == 0
+    assert not read(tmp_path / "w" / "splits.json", Splits).grouped

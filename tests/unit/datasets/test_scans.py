@@ -8,6 +8,7 @@ import SimpleITK
 
 from autoseg.artifacts.dataset import Naming
 from autoseg.datasets.layouts import find_dataset, group_inputs
+from autoseg.datasets.scans import refuse_slice
 from autoseg.errors import DatasetError
 from autoseg.images.io import read_image
 
@@ -109,3 +110,11 @@ def test_a_damaged_slice_and_a_folder_of_scouts_are_one_error(tmp_path, write_di
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(DatasetError, match=rf"DICOM file can't be read(.|\n)*{file.name}"):
         group_inputs([folder], BARE, 1)
+
+
+def test_a_slice_by_itself_is_no_scan(tmp_path, write_dicom):
+    folder = write_dicom(tmp_path / "p1", np.zeros((3, 4, 5), np.int16))
+    with pytest.raises(DatasetError, match=r"one slice of a scan(.|\n)*3 slices(.|\n)*p1 instead"):
+        refuse_slice(next(folder.glob("*.dcm")))
+    alone = write_dicom(tmp_path / "p2", np.zeros((1, 4, 5), np.int16))
+    refuse_slice(next(alone.glob("*.dcm")))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from autoseg.errors import DatasetError
-from autoseg.evaluate.labels import name_values, read_labels
+from autoseg.evaluate.labels import name_values, read_labels, read_repair
 from autoseg.evaluate.pairing import pair_files
 
 
@@ -117,3 +117,9 @@ def test_a_dataset_json_without_plain_labels_is_refused(tmp_path, text):
 
 def test_unnamed_labels_are_called_by_their_value():
     assert name_values([255, 0, 127, 255]) == {"label_127": 127, "label_255": 255}
+
+
+@pytest.mark.parametrize(("content", "expected"), [({"repair": "resample-labels"}, "resample-labels"), ({}, None)])
+def test_what_a_dataset_json_says_of_repair(tmp_path, content, expected):
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    assert read_repair(tmp_path / "dataset.json") == expected

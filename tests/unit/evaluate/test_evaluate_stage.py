@@ -183,7 +183,7 @@ def test_rounding_in_a_header_is_passed_over(files, tmp_path, caplog):
     save(reference["c"], volume(seed=0), spacing_mm=(3.0, 1.0, 0.505))
     found = stage.run(predicted, reference, LABELS, tmp_path / "evaluation.json")
     assert set(found.cases) == {"a", "b", "c"}
-    assert caplog.text == ""
+    assert "differ in" not in caplog.text
 
 
 def test_what_a_repaired_reference_does_not_reach_counts_nowhere(files, tmp_path):
