@@ -4,10 +4,12 @@ A path of a case may also be a folder of DICOM slices, or ``FOLDER#SERIES_UID`` 
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from autoseg.artifacts.dataset import Case
 
+HEADER_BYTES = 2**16
 FOLDER_DEPTH = 2  # How many folders may lie between a case's folder and its slices: p1/STUDY/SERIES/1.dcm
 
 
@@ -61,12 +63,39 @@ def stamp(root: Path, files: Iterable[str]) -> str:
     return "".join(lines)
 
 
+def data_file(header: Path) -> str | None:
+    """What a MetaImage or NRRD header says of the file with its voxels, as written there; None: they follow in it.
+
+    Raises
+    ------
+    OSError
+        The header can't be read.
+    """
+    match header.suffix.lower():
+        case ".mhd" | ".mha":
+            keys, separator = {b"elementdatafile"}, b"="
+        case ".nrrd":
+            keys, separator = {b"data file", b"datafile"}, b":"
+        case _:
+            return None
+    with header.open("rb") as stream:
+        for line in stream.read(HEADER_BYTES).splitlines():
+            name, mark, value = line.partition(separator)
+            if mark and name.strip().lower() in keys:
+                text = value.strip().decode("utf-8", "replace")
+                return None if text.upper() == "LOCAL" else text
+            if not line.strip():  # an NRRD header ends with an empty line
+                return None
+    return None
+
+
 def case_stamp(root: Path, case: Case) -> str:
     """The stamp of everything that is read for a case: images, label, and what lies beside them.
 
     Notes
     -----
-    A TIFF's spacing stands in a JSON file, an .mhd's voxels in a .raw or .zraw file, DICOM's slices in a folder.
+    A TIFF's spacing stands in a JSON file, the voxels of an .mhd, and of some .nrrd, in a file that the header names,
+    DICOM's slices in a folder.
     """
     files: list[str] = []
     for file in (*case.images, *([case.label] if case.label is not None else [])):
@@ -75,8 +104,10 @@ def case_stamp(root: Path, case: Case) -> str:
         match path.suffix.lower():
             case ".tif" | ".tiff":
                 beside = {path.with_suffix(".json"), path.with_name(f"{case.name}.json")}
-            case ".mhd":
-                beside = {path.with_suffix(".raw"), path.with_suffix(".zraw")}
+            case ".mhd" | ".mha" | ".nrrd":
+                with suppress(OSError):  # whoever reads it will say so
+                    data = data_file(root / file)
+                    beside = {path.with_name(data)} if data and "/" not in data and "\0" not in data else set()
         files += [file, *sorted(extra.as_posix() for extra in beside)]
         if split_series(root / file)[0].is_dir():
             files += [slice_file.as_posix() for slice_file in files_of(root / file)]

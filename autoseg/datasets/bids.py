@@ -84,7 +84,14 @@ def find_bids(root: Path, labels: Path | None, channels: Sequence[str] | None) -
     for folder in _subjects(root):
         for scan in _scans(folder):
             if not LABEL_SUFFIX.match(scan.words[-1]):
-                images[scan.case][scan.channel] = scan.file
+                other = images[scan.case].setdefault(scan.channel, scan.file)
+                if other != scan.file:
+                    raise DatasetError(
+                        "a case is there twice",
+                        where=f"case {scan.case}, {scan.file.parent}",
+                        found=f"{other.name} and {scan.file.name}",
+                        hint="remove one of the two",
+                    )
     name, kind, label_files = _choose(root, labels, _candidates(root, labels))
     strays = sorted(set(label_files) - set(images))
     if strays:

@@ -9,6 +9,7 @@ from typing import Any
 
 from autoseg.artifacts.base import read_any_json
 from autoseg.artifacts.dataset import Case
+from autoseg.artifacts.stamp import split_series
 from autoseg.datasets.described import HIGHEST, check_spelling, stated
 from autoseg.datasets.found import Found, Stated, is_there, some, stored_path
 from autoseg.datasets.naming import case_names, naming_of
@@ -310,7 +311,7 @@ def _names(rows: Sequence[Row], root: Path, file: Path) -> list[str]:
 def _existing(path: str, root: Path, where: str, case: str) -> Path:
     """A file of the list, absolute."""
     file = root / path
-    if not is_there(file):
+    if not is_there(file) and not is_there(split_series(file)[0]):
         folder = file.parent
         close = closest(file.name, [entry.name for entry in folder.iterdir()]) if folder.is_dir() else None
         raise DatasetError(

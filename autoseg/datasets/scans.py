@@ -49,9 +49,9 @@ def scans(folder: Path) -> dict[Path, str]:
         except DatasetError as error:
             refused.append(error)
             continue
-        name = "_".join(part for part in (folder.name, one.number, _readable(one.description)) if part)
+        name = "_".join(part for part in (folder.name, _readable(one.number), _readable(one.description)) if part)
         # Two series of one number and description occur; their UIDs differ.
-        found[Path(f"{folder}#{one.uid}")] = f"{name}_{one.uid}" if name in found.values() else name
+        found[Path(f"{folder}#{one.uid}")] = f"{name}_{_readable(one.uid)}" if name in found.values() else name
     if not found:
         raise refused[0]
     for refusal in refused:

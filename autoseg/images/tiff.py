@@ -88,6 +88,8 @@ def _only_series(tiff: Any) -> Any:  # noqa: ANN401 - tifffile has no types
         raise ValueError("pages are missing: it is one of several files that make an image, and the others are gone")
     if tiff.is_ome and series.kind != "ome":
         raise ValueError("its OME metadata describe other pages than it has: it was renamed, or is a part of an image")
+    if series.is_multifile:
+        raise ValueError("it is one of several files that make an image: save them as one")
     if (tiff.is_ome or tiff.is_imagej) and "T" in series.axes and series.shape[series.axes.index("T")] > 1:
         raise ValueError(
             f"it is a time series (axes {series.axes}, shape {series.shape}): save an image for each time; if these "

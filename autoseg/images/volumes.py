@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.stamp import data_file
 from autoseg.images import nifti
 from autoseg.images.intact import check_gipl, check_meta
 
@@ -106,6 +107,11 @@ def _checked_voxels(file: Path, ending: str) -> NDArray[Any] | None:
 def _check_size(file: Path, ending: str, *, inflate: bool) -> None:
     if file.stat().st_size == 0:
         raise ValueError("the file is empty")
+    data = data_file(file)
+    if data is not None and (Path(data).name != data or data in (".", "..")):
+        raise ValueError(f"its voxels are said to lie in {data}, which is no file beside it")
+    if data is not None and (data.split(maxsplit=1)[0].upper() == "LIST" or "%" in data):
+        raise ValueError("its voxels lie in several files, which are not read")
     match ending:
         case ".nii" | ".nii.gz":
             nifti.read_header(file)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_ROUNDS = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Box:
@@ -104,11 +106,17 @@ def _fill_sparse(mask: NDArray[np.bool_]) -> None:
     for index, edge in zip(zyx, mask.shape, strict=True):
         open_[(index == 0) | (index == edge - 1)] = True
     spreads = open_[first] | open_[second]
-    while spreads.any():
+    for _ in range(MOST_ROUNDS):
+        if not spreads.any():
+            np.put(mask, empty[~open_], True)
+            return
         open_[first[spreads]] = open_[second[spreads]] = True
         first, second = first[~spreads], second[~spreads]
         spreads = open_[first] | open_[second]
-    np.put(mask, empty[~open_], True)
+    # A long tunnel takes a round for each voxel of its length.
+    from scipy.ndimage import binary_fill_holes
+
+    mask[...] = binary_fill_holes(mask)
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> Box:

@@ -57,7 +57,8 @@ def separate_axis(spacing: Sequence[float], target: Sequence[float], force: bool
     return None
 
 
-@lru_cache(maxsize=256)
+# Few: one of 4000 voxels holds 64 MB. The bands made of them are kept.
+@lru_cache(maxsize=4)
 def resize_matrix(n_in: int, n_out: int, order: int) -> NDArray[np.float32]:
     """The spline resize of one axis as a matrix.
 

@@ -2,8 +2,10 @@
 
 import os
 
+import pytest
+
 from autoseg.artifacts.dataset import Case
-from autoseg.artifacts.stamp import case_stamp, files_of, split_series
+from autoseg.artifacts.stamp import case_stamp, data_file, files_of, split_series
 
 
 def test_a_slice_that_changes_changes_the_stamp_of_its_case(tmp_path):
@@ -31,3 +33,21 @@ def test_a_series_is_told_from_a_name_with_its_mark(tmp_path):
     assert split_series(tmp_path / "none#2") == (tmp_path / "none#2", None)
     assert files_of(tmp_path / "a#1#2.3") == [tmp_path / "a#1" / "b"]
     assert files_of(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.mhd", "NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = other.bin\n"),
+        ("a.nrrd", "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndata file: other.bin\n\n"),
+    ],
+)
+def test_voxels_that_lie_in_another_file_are_stamped(tmp_path, name, header):
+    (tmp_path / name).write_text(header)
+    (tmp_path / "other.bin").write_bytes(bytes(8))
+    case = Case(name="a", images=(name,))
+    before = case_stamp(tmp_path, case)
+    assert before == case_stamp(tmp_path, case)
+    os.utime(tmp_path / "other.bin", ns=(0, 1))
+    assert before != case_stamp(tmp_path, case)
+    assert data_file(tmp_path / name) == "other.bin"

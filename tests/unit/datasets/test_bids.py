@@ -139,3 +139,15 @@ def test_folders_of_subjects_alone_are_not_bids(tmp_path):
         write_label(tmp_path / f"sub-1/{name}.nii.gz", np.resize([0, 1], GRID.shape), GRID)
     assert not is_bids(tmp_path)
     assert find_dataset(tmp_path, channels=["CT"]).cases[0].images == ("sub-1/image.nii.gz",)
+
+
+def test_two_files_of_one_scan_are_refused(tmp_path):
+    for name in ("sub-01_T1w.nii.gz", "sub-01_T1w.nii"):
+        file = tmp_path / "sub-01" / "anat" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    label = tmp_path / "derivatives" / "manual" / "sub-01" / "anat" / "sub-01_dseg.nii.gz"
+    label.parent.mkdir(parents=True)
+    label.write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"there twice\n.*sub-01.*\n.*T1w"):
+        find_dataset(tmp_path, label_names=["x"])

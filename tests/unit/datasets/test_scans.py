@@ -8,9 +8,10 @@ import SimpleITK
 
 from autoseg.artifacts.dataset import Naming
 from autoseg.datasets.layouts import find_dataset, group_inputs
+from autoseg.datasets.load import Promises, read_case
 from autoseg.datasets.scans import refuse_slice
 from autoseg.errors import DatasetError
-from autoseg.images.io import read_image
+from autoseg.images.io import read_geometry, read_image, write_label
 
 VOLUME = np.random.default_rng(0).integers(-1000, 3000, (4, 5, 6)).astype(np.int16)
 BARE = Naming(image_suffixes=("/",), label_suffix=".nii.gz")
@@ -118,3 +119,21 @@ def test_a_slice_by_itself_is_no_scan(tmp_path, write_dicom):
         refuse_slice(next(folder.glob("*.dcm")))
     alone = write_dicom(tmp_path / "p2", np.zeros((1, 4, 5), np.int16))
     refuse_slice(next(alone.glob("*.dcm")))
+
+
+def test_a_list_may_name_a_series(tmp_path, write_dicom):
+    for number, uid in enumerate(("1.2.8", "1.2.9")):
+        write_dicom(tmp_path / "p1", VOLUME + number, uid=uid, name=f"{uid}.{{}}")
+        grid = read_geometry([tmp_path / f"p1#{uid}"], case="p")
+        write_label(tmp_path / f"l{number}.nii.gz", np.ones(VOLUME.shape, np.uint8), grid)
+    rows = "case,image,label\na,p1#1.2.8,l0.nii.gz\nb,p1#1.2.9,l1.nii.gz\n"
+    (tmp_path / "list.csv").write_text(rows)
+    dataset = find_dataset(tmp_path / "list.csv", channels=["CT"], label_names=["x"])
+    first, second = (read_case(case, Promises.of(dataset)).image.array_czyx for case in dataset.cases)
+    assert np.array_equal(second, first + 1)
+
+
+def test_a_series_number_is_no_path(tmp_path, write_dicom):
+    for uid in ("1.2.8", "1.2.9"):
+        write_dicom(tmp_path / "p1", VOLUME, uid=uid, number="../../x", name=f"{uid}.{{}}")
+    assert all("/" not in case.name for case in group_inputs([tmp_path / "p1"], BARE, 1))

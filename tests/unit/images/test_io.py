@@ -379,3 +379,17 @@ def test_sixteen_bits_a_colour_are_not_halved_in_silence(tmp_path):
 def test_values_of_a_label_map(kind, high):
     label = LabelMap(np.array([[[7, 0, high], [high, 3, 7]]], kind), Geometry(shape=(1, 2, 3), spacing_mm=(1, 1, 1)))
     assert label.values() == [0, 3, 7, high]
+
+
+@pytest.mark.parametrize("data", ["/etc/passwd", "../b.raw", "LIST", "slice%03d.raw"])
+def test_voxels_are_read_from_beside_their_header_alone(tmp_path, data):
+    (tmp_path / "b.raw").write_bytes(bytes(8))
+    folder = tmp_path / "a"
+    folder.mkdir()
+    header = f"NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = {data}\n"
+    (folder / "a.mhd").write_text(header)
+    nrrd = f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndata file: {data}\n\n"
+    (folder / "a.nrrd").write_text(nrrd)
+    for name in ("a.mhd", "a.nrrd"):
+        with pytest.raises(DatasetError, match=rf"{name}\n.*its voxels"):
+            read_image([folder / name], case="a")

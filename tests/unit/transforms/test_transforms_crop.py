@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_fill_holes
 
+from autoseg.transforms import crop
 from autoseg.transforms.crop import Box, cropped_box, nonzero_box, uncrop
 
 
@@ -82,3 +83,15 @@ def test_box_alone_is_the_same():
     for share in (0.5, 0.02, 0.002):
         array = (rng.random((2, 6, 7, 8)) < share).astype(np.float32)
         assert cropped_box(array) == nonzero_box(array)[0]
+
+
+def test_a_long_tunnel_is_open(monkeypatch):
+    volume = np.ones((1, 20, 30, 40), np.float32)
+    volume[0, 10, 15, 1:] = 0
+    volume[0, 5, 5, 5] = 0
+    _, expected = nonzero_box(volume)
+    monkeypatch.setattr(crop, "MOST_ROUNDS", 3)
+    _, found = nonzero_box(volume)
+    np.testing.assert_array_equal(found, expected)
+    assert not found[10, 15, 20]
+    assert found[5, 5, 5]
