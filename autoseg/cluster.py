@@ -21,12 +21,12 @@ SEEN_WITHIN_SECONDS = 10  # what one host makes, another can take seconds to see
 
 @contextmanager
 def cluster_executor(address: str, sees: Path | None = None) -> Iterator["ClusterExecutor"]:
-    """Connect to a cluster that runs already.
+    """Connect to a cluster that runs already; with TLS where dask's configuration names certificates.
 
     Parameters
     ----------
     address : str
-        Of its scheduler, ``tcp://HOST:PORT`` for instance.
+        Of its scheduler, ``tcp://HOST:PORT`` or ``tls://HOST:PORT`` for instance.
     sees : Path, optional
         A folder of this process that each worker must find before it begins a case.
 
@@ -49,14 +49,16 @@ def cluster_executor(address: str, sees: Path | None = None) -> Iterator["Cluste
             hint="python -m pip install 'autoseg[cluster]'",
         ) from error
 
-    async def greet() -> None:
-        async with distributed.rpc(address, timeout=CONNECT_SECONDS) as scheduler:
+    async def greet(connection: dict[str, Any]) -> None:
+        async with distributed.rpc(address, timeout=CONNECT_SECONDS, connection_args=connection) as scheduler:
             await scheduler.identity()
 
     try:
+        security = distributed.Security()
         # A client that met something else than a scheduler can't be closed again.
-        asyncio.run(asyncio.wait_for(greet(), CONNECT_SECONDS))
-        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        greeting = greet(security.get_connection_args("client"))
+        asyncio.run(asyncio.wait_for(greeting, CONNECT_SECONDS))
+        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False, security=security)
     except Exception as error:  # whatever answers there may send anything
         raise SettingError(
             "the cluster's scheduler can't be reached",
