@@ -154,9 +154,7 @@ def test_a_cluster_with_certificates(tmp_path, monkeypatch):
     for role in ("scheduler", "worker", "client"):
         settings |= {f"{role}.key": key, f"{role}.cert": certificate}
     settings = {f"distributed.comm.tls.{name}": str(path) for name, path in settings.items()}
-    variables = {
-        "DASK_" + name.replace(".", "__").replace("-", "_").upper(): path for name, path in settings.items()
-    }
+    variables = {"DASK_" + name.replace(".", "__").replace("-", "_").upper(): path for name, path in settings.items()}
     with running_cluster("tls://", **variables) as (address, _):
         assert address.startswith("tls://")
         with dask.config.set(settings), case_executor(1, scheduler=address, sees=tmp_path) as executor:
@@ -165,6 +163,10 @@ def test_a_cluster_with_certificates(tmp_path, monkeypatch):
         with pytest.raises(SettingError, match="can't be reached") as caught, case_executor(1, scheduler=address):
             pass
         assert address in caught.value.found
+    encrypted = {"distributed.comm.require-encryption": True}
+    with dask.config.set(settings | encrypted), pytest.raises(SettingError, match="encryption required"):  # noqa: SIM117
+        with case_executor(1, scheduler="tcp://127.0.0.1:1"):
+            pass
 
 
 @pytest.mark.long
