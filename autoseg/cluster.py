@@ -1,6 +1,7 @@
 """Cases on a dask.distributed cluster: the address of a scheduler -> an executor."""
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +22,12 @@ SEEN_WITHIN_SECONDS = 10  # what one host makes, another can take seconds to see
 
 @contextmanager
 def cluster_executor(address: str, sees: Path | None = None) -> Iterator["ClusterExecutor"]:
-    """Connect to a cluster that runs already.
+    """Connect to a cluster that runs already; with TLS where dask's configuration names certificates.
 
     Parameters
     ----------
     address : str
-        Of its scheduler, ``tcp://HOST:PORT`` for instance.
+        Of its scheduler, ``tcp://HOST:PORT`` or ``tls://HOST:PORT`` for instance.
     sees : Path, optional
         A folder of this process that each worker must find before it begins a case.
 
@@ -49,14 +50,16 @@ def cluster_executor(address: str, sees: Path | None = None) -> Iterator["Cluste
             hint="python -m pip install 'autoseg[cluster]'",
         ) from error
 
-    async def greet() -> None:
-        async with distributed.rpc(address, timeout=CONNECT_SECONDS) as scheduler:
+    async def greet(connection: dict[str, Any]) -> None:
+        async with distributed.rpc(address, timeout=CONNECT_SECONDS, connection_args=connection) as scheduler:
             await scheduler.identity()
 
     try:
+        security = distributed.Security()
         # A client that met something else than a scheduler can't be closed again.
-        asyncio.run(asyncio.wait_for(greet(), CONNECT_SECONDS))
-        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        greeting = greet(security.get_connection_args("client"))
+        asyncio.run(asyncio.wait_for(greeting, CONNECT_SECONDS))
+        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False, security=security)
     except Exception as error:  # whatever answers there may send anything
         raise SettingError(
             "the cluster's scheduler can't be reached",
@@ -65,6 +68,9 @@ def cluster_executor(address: str, sees: Path | None = None) -> Iterator["Cluste
             allowed="the address that a running scheduler prints, such as tcp://10.0.0.1:8786",
             hint="start one with: dask scheduler",
         ) from error
+    # What is lost is told by the cases in hand, once; dask and what it stands on add pages of tracebacks.
+    for name in ("distributed", "tornado", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield ClusterExecutor(client, sees)
     finally:

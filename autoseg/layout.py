@@ -102,6 +102,11 @@ class Workspace:
         """Which cases train and which validate, fold by fold."""
         return self.root / "splits.json"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the process that plans."""
+        return self.root / ".autoseg.lock"
+
     def preprocessed(self, configuration: str) -> Path:
         """Folder of the preprocessed cases."""
         return self.root / "preprocessed" / configuration

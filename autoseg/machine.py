@@ -77,11 +77,6 @@ def memory_budget_bytes() -> int:
     return int(0.8 * available_memory_bytes())
 
 
-def jobs_that_fit(jobs: int, bytes_per_case: int) -> int:
-    """How many of `jobs` can run at once in four fifths of the memory at hand; at least 1."""
-    return max(1, min(jobs, memory_budget_bytes() // max(1, bytes_per_case)))
-
-
 @contextlib.contextmanager
 def locked(lock: Path, *, wait: bool) -> Iterator[bool]:
     """Hold a lock, which ends with this process, however it ends.

@@ -397,10 +397,8 @@ def evaluate(
     """6: label maps and their references -> evaluation.json."""
     from autoseg.evaluate import stage
     from autoseg.executor import case_executor
-    from autoseg.machine import jobs_that_fit
 
     # Starting workers takes longer than scoring a few small cases.
     few = sum(file.stat().st_size for file in reference.values() if file.exists()) < SMALL_BYTES
-    at_once = 1 if few else jobs_that_fit(min(jobs, len(reference)), stage.case_bytes(reference))
-    with case_executor(at_once) as executor:
+    with case_executor(1 if few else min(jobs, len(reference))) as executor:
         return stage.run(predicted, reference, labels, out, tolerance_mm=tolerance_mm, repair=repair, executor=executor)

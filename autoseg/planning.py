@@ -15,12 +15,14 @@ from autoseg.artifacts.splits import Splits
 from autoseg.datasets.splits import SplitWishes, TooFewError, find_splits, given_splits, keep_splits
 from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import Workspace
+from autoseg.machine import alone
 
 if TYPE_CHECKING:
     from autoseg.plan.decide import Meter, Wishes
 
 log = logging.getLogger(__name__)
 AS_PLANNED = SplitWishes()
+PLANNED_BY_ANOTHER = "another process plans this workspace"
 USUAL_ENDING, PICTURE_ENDING = ".nii.gz", ".png"
 # Of a device's free memory; the rest is for what allocators and drivers hold back.
 MEASURED_SHARE = 0.9
@@ -55,8 +57,8 @@ def plan(
     Raises
     ------
     SettingError
-        The workspace is a folder the user named, or holds a dataset.json that autoseg did not write; or as
-        `autoseg.datasets.splits.given_splits`.
+        The workspace is a folder the user named, or holds a dataset.json that autoseg did not write; another
+        process plans it; or as `autoseg.datasets.splits.given_splits`.
     DatasetError
         Likewise.
     ArtifactError
@@ -76,18 +78,20 @@ def plan(
     foreign, meter = _foreign(imported), _meter(wishes)
     # Where cases may be rejected, folds can be held against them only when it is known which are left.
     given = None if reject else given_splits(dataset, workspace, split)
-    fingerprint = stage.run(dataset, workspace.fingerprint, jobs=jobs, reject=reject)
-    if reject:
-        dataset = without(dataset, fingerprint.rejected)
-        given = given_splits(dataset, workspace, split)
-    made = _plan(fingerprint, workspace, wishes, meter, foreign)
-    training = split.applied(made.training, given)
-    if training != made.training:
-        made = replace(made, training=training)
-        write(workspace.plan, made)
-    write(workspace.dataset, dataset)
-    _split(dataset, made, workspace, given)
-    return made
+    with alone(workspace.lock, PLANNED_BY_ANOTHER):
+        fingerprint = stage.run(dataset, workspace.fingerprint, jobs=jobs, reject=reject)
+        if reject:
+            dataset = without(dataset, fingerprint.rejected)
+            given = given_splits(dataset, workspace, split)
+        # Before the plan: one without a dataset passes for planned from a fingerprint alone.
+        write(workspace.dataset, dataset)
+        made = _plan(fingerprint, workspace, wishes, meter, foreign)
+        training = split.applied(made.training, given)
+        if training != made.training:
+            made = replace(made, training=training)
+            write(workspace.plan, made)
+        _split(dataset, made, workspace, given)
+        return made
 
 
 def grouped_by(workspace: Workspace) -> str | None:
@@ -124,7 +128,7 @@ def plan_fingerprint(
     Raises
     ------
     SettingError
-        The workspace belongs to a dataset.
+        The workspace belongs to a dataset, or another process plans it.
     DatasetError
         The fingerprint can't be used.
     ArtifactError
@@ -147,9 +151,10 @@ def plan_fingerprint(
         )
     check_writable(workspace.root)
     fingerprint = read_fingerprint(file, description)
-    made = _plan(fingerprint, workspace, wishes, _meter(wishes), _foreign(imported))
-    write(workspace.fingerprint, fingerprint)
-    return made
+    with alone(workspace.lock, PLANNED_BY_ANOTHER):
+        made = _plan(fingerprint, workspace, wishes, _meter(wishes), _foreign(imported))
+        write(workspace.fingerprint, fingerprint)
+        return made
 
 
 def _plan(

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, ClassVar, TypeVar, get_args
 
 import msgspec
@@ -48,20 +49,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     ArtifactError
         The folder can't be written, or the disk is full.
     """
-    temporary: Path | None = None
+    # The real ending comes last because image libraries choose the format by it (".nii.gz" is two suffixes).
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}.part{''.join(path.suffixes[-2:])}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The real ending comes last because image libraries choose the format by it (".nii.gz" is two suffixes).
-        ending = "".join(path.suffixes[-2:])
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".part{ending}", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        # With the usual permissions, for a shared workspace; what tempfile makes is private.
+        temporary.touch(exist_ok=False)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        # mkstemp makes private files; a shared workspace needs the usual permissions, where the file system has any.
-        with suppress(OSError):
-            temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise ArtifactError(
@@ -71,8 +67,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             hint="check the disk's free space and the folder's permissions",
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def check_writable(folder: Path) -> None:
@@ -94,13 +90,6 @@ def check_writable(folder: Path) -> None:
             found=error.strerror or str(error),
             hint="check its permissions and the disk's free space, or name another folder",
         ) from error
-
-
-def _umask() -> int:
-    """The process's file mode mask; there is no getter, so it is set and set back."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def encode(artifact: Artifact) -> bytes:

@@ -21,7 +21,7 @@ from autoseg.errors import DatasetError
 from autoseg.evaluate.labels import name_values
 from autoseg.evaluate.score import Ruler, score_labels
 from autoseg.evaluate.summary import summarize
-from autoseg.executor import SerialExecutor, run_cases
+from autoseg.executor import SerialExecutor, memory_at_hand, run_cases
 from autoseg.images.grids import compare_grids, geometry_differences, resample_onto
 from autoseg.images.image import LabelMap
 from autoseg.images.io import read_geometry, read_label
@@ -241,17 +241,26 @@ def find_values(case_and_file: tuple[str, Path]) -> list[int]:
     return read_label(file, case=case).values()
 
 
-def case_bytes(reference: Mapping[str, Path]) -> int:
-    """Peak memory of scoring a case, estimated from the largest reference file."""
-    present = [(case, file) for case, file in reference.items() if file.is_file()]
-    case, file = max(present, key=lambda item: item[1].stat().st_size)
+def case_bytes(case: str, reference: Path) -> int:
+    """Peak memory of scoring a case, estimated from its reference's header; 0 where that can't be read."""
+    try:
+        shape = read_geometry([reference], case=case).shape
+    except DatasetError:
+        return 0  # the case itself will tell
     # Two label maps; masks and distances in double precision, of one label at a time.
-    return prod(read_geometry([file], case=case).shape) * 40
+    return prod(shape) * 40
 
 
 def _score_all(executor: Executor, pairs: list[CasePair]) -> list[CaseResult]:
     """Score the pairs in order."""
-    return run_cases(executor, score_case, pairs, name_of=lambda pair: pair.case, progress="evaluate")
+    return run_cases(
+        executor,
+        score_case,
+        pairs,
+        name_of=lambda pair: pair.case,
+        progress="evaluate",
+        memory=memory_at_hand(lambda pair: case_bytes(pair.case, pair.reference)),
+    )
 
 
 def _foreground(labels: Mapping[str, int | tuple[int, ...]]) -> Labels:
@@ -265,7 +274,12 @@ def _foreground(labels: Mapping[str, int | tuple[int, ...]]) -> Labels:
 def _find_labels(executor: Executor, reference: Mapping[str, Path]) -> Labels:
     """Labels named after the values in the references."""
     values = run_cases(
-        executor, find_values, sorted(reference.items()), name_of=lambda item: item[0], progress="find labels"
+        executor,
+        find_values,
+        sorted(reference.items()),
+        name_of=lambda item: item[0],
+        progress="find labels",
+        memory=memory_at_hand(lambda item: case_bytes(*item)),
     )
     found: Labels = {**name_values(chain.from_iterable(values))}
     if not found:

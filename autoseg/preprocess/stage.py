@@ -18,7 +18,7 @@ from autoseg.images.io import read_geometry
 from autoseg.layout import CaseFiles, Workspace
 from autoseg.machine import locked
 from autoseg.preprocess.case import arrays_digest, foreground_locations, foreground_voxels
-from autoseg.preprocess.store import remove_leftovers, write_case
+from autoseg.preprocess.store import is_whole, remove_leftovers, write_case
 from autoseg.transforms.chain import forward, grids
 
 FORMAT = "2"  # to be raised when the same inputs would give other files
@@ -179,11 +179,11 @@ def _configuration(plan: Plan, name: str) -> Configuration:
 
 
 def _read_fresh(task: Task) -> PreprocessedCase | None:
-    """The case's record, if its arrays are there and were made from the same inputs."""
-    files = task.files
-    found = read_if_whole(files.record, PreprocessedCase)
-    whole = all(file.is_file() for file in (files.image, files.label, files.locations))
-    return found if found is not None and whole and found.inputs_sha256 == task.inputs_sha256 else None
+    """The case's record, if it was made from the same inputs and its arrays are there and whole."""
+    found = read_if_whole(task.files.record, PreprocessedCase)
+    if found is None or found.inputs_sha256 != task.inputs_sha256:
+        return None
+    return found if is_whole(task.files, found.arrays_sha256) else None
 
 
 def case_bytes(task: Task) -> int:

@@ -137,6 +137,16 @@ def load_case(files: CaseFiles, arrays_sha256: str | None = None) -> LoadedCase:
     return LoadedCase(*(_whole(file, belongs) for file in (files.image, files.label, files.locations)))
 
 
+def is_whole(files: CaseFiles, arrays_sha256: str) -> bool:
+    """Whether each array's file opens and is of these arrays; a file cut short does not open. Nothing is unpacked."""
+    try:
+        for file in (files.image, files.label, files.locations):
+            _open(file, arrays_sha256)
+    except ArtifactError:
+        return False
+    return True
+
+
 def remove_leftovers(cases: Iterable[CaseFiles]) -> None:
     """Remove partial files and locks that killed processes left of these cases; those of live ones stay."""
     made = {file.name: files for files in cases for file in (files.image, files.label, files.locations, files.record)}

@@ -1,10 +1,12 @@
 """Cases on a real dask cluster of two worker processes, one of which is killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,26 +32,35 @@ import dask
 from distributed import LocalCluster
 if __name__ == "__main__":
     dask.config.set({"distributed.scheduler.allowed-failures": 1})
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, protocol="tcp://") as cluster:
+    protocol = sys.argv[1]
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, protocol=protocol) as cluster:
         print(cluster.scheduler_address, *(nanny.pid for nanny in cluster.workers.values()), flush=True)
         sys.stdin.read()
 """
 
 
-@pytest.fixture
-def workers():
-    """A scheduler's address and the processes of its two workers."""
+@contextmanager
+def running_cluster(protocol, **settings):
+    """A scheduler's address and the processes of its two workers; dask's settings as environment variables."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT, protocol],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        env=os.environ | settings,
     )
     with process:
         address, *pids = process.stdout.readline().split()
         yield address, [int(pid) for pid in pids]
         process.stdin.close()
+
+
+@pytest.fixture
+def workers():
+    """A scheduler's address and the processes of its two workers."""
+    with running_cluster("tcp://") as found:
+        yield found
 
 
 def arrays(space):
@@ -129,6 +140,33 @@ def test_failures_name_the_case(workers, tmp_path):
             run_cases(executor, signal.raise_signal, [0, signal.SIGKILL], name_of=str, progress="test", keeps=True)
         assert caught.value.where == f"case {signal.SIGKILL}"
         assert "goes on" in caught.value.hint
+
+
+def test_a_cluster_with_certificates(tmp_path, monkeypatch):
+    import dask
+
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make certificates with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    making = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=here"]
+    subprocess.run([*making, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    settings = {"ca-file": certificate}
+    for role in ("scheduler", "worker", "client"):
+        settings |= {f"{role}.key": key, f"{role}.cert": certificate}
+    settings = {f"distributed.comm.tls.{name}": str(path) for name, path in settings.items()}
+    variables = {"DASK_" + name.replace(".", "__").replace("-", "_").upper(): path for name, path in settings.items()}
+    with running_cluster("tls://", **variables) as (address, _):
+        assert address.startswith("tls://")
+        with dask.config.set(settings), case_executor(1, scheduler=address, sees=tmp_path) as executor:
+            assert run_cases(executor, abs, [-3, -2], name_of=str, progress="test") == [3, 2]
+        monkeypatch.setattr(cluster, "CONNECT_SECONDS", 3)
+        with pytest.raises(SettingError, match="can't be reached") as caught, case_executor(1, scheduler=address):
+            pass
+        assert address in caught.value.found
+    encrypted = {"distributed.comm.require-encryption": True}
+    with dask.config.set(settings | encrypted), pytest.raises(SettingError, match="encryption required"):  # noqa: SIM117
+        with case_executor(1, scheduler="tcp://127.0.0.1:1"):
+            pass
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ import pytest
 
 from autoseg import machine
 from autoseg.errors import SettingError
-from autoseg.machine import alone, available_cpus, available_memory_bytes, jobs_that_fit, locked, use_one_blas_thread
+from autoseg.machine import alone, available_cpus, available_memory_bytes, locked, use_one_blas_thread
 
 
 def test_one_blas_thread():
@@ -29,8 +29,6 @@ def test_one_blas_thread():
 def test_limits_of_this_machine():
     assert 1 <= available_cpus() <= os.cpu_count()
     assert available_memory_bytes() > 0
-    assert jobs_that_fit(4, 1) == 4
-    assert jobs_that_fit(4, 2**62) == 1
 
 
 @pytest.mark.parametrize(

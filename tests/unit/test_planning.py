@@ -17,9 +17,11 @@ from autoseg.artifacts.plan import Plan, Training
 from autoseg.artifacts.splits import Splits
 from autoseg.cli import main
 from autoseg.datasets.splits import SplitWishes
-from autoseg.errors import DatasetError, SettingError
+from autoseg.errors import ArtifactError, DatasetError, SettingError
 from autoseg.images.io import write_label
 from autoseg.layout import Workspace
+from autoseg.machine import alone
+from autoseg.pipeline import open_workspace
 from autoseg.planning import plan
 
 
@@ -175,3 +177,23 @@ def test_what_cases_were_grouped_by_is_remembered(tmp_path, raw):
     assert read(tmp_path / "w" / "splits.json", Splits) == first
     assert run(main, [*command, "--group-by", ""]).exit_code == 0
     assert not read(tmp_path / "w" / "splits.json", Splits).grouped
+
+
+def test_one_process_plans_a_workspace_at_a_time(planned):
+    space = planned.workspace
+    with alone(space.lock, "taken"):
+        with pytest.raises(SettingError, match="another process plans this workspace"):
+            planned()
+        assert [path.name for path in space.root.iterdir()] == [space.lock.name]
+    planned()
+    assert not space.lock.exists()
+
+
+def test_a_workspace_whose_planning_failed_is_not_taken_for_one_without_cases(raw, build_dataset, tmp_path):
+    space, foreign = Workspace(tmp_path / "w"), tmp_path / "plans.json"
+    foreign.write_text("{}")
+    with pytest.raises(ArtifactError):
+        plan(build_dataset(raw), space, raw=[raw], jobs=1, imported=foreign)
+    assert read(space.dataset, Dataset) == build_dataset(raw)
+    with pytest.raises(ArtifactError, match="it has no plan"):
+        open_workspace(space)

@@ -1,6 +1,8 @@
 """Records on disk: written whole or not at all, refused where they break the rules."""
 
 import stat
+import subprocess
+import sys
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -46,6 +48,28 @@ def test_an_atomic_file_may_be_read_by_others_as_any_file(tmp_path):
     usual.write_text("")
     write(tmp_path / "note.json", Note(text="a"))
     assert stat.S_IMODE((tmp_path / "note.json").stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
+
+
+UNDER_A_MASK = """
+import os, stat, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from autoseg.artifacts.base import atomic_path
+sys.setswitchinterval(1e-6)
+os.umask(0o027)
+def fill(number):
+    with atomic_path(Path(sys.argv[1], str(number))) as temporary:
+        temporary.write_bytes(b"")
+with ThreadPoolExecutor(16) as threads:
+    list(threads.map(fill, range(300)))
+modes = {stat.S_IMODE(path.stat().st_mode) for path in Path(sys.argv[1]).iterdir()}
+print(sorted(map(oct, modes)), oct(os.umask(0)))
+"""
+
+
+def test_threads_that_write_at_once_keep_the_mask_of_the_process(tmp_path):
+    done = subprocess.run([sys.executable, "-c", UNDER_A_MASK, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['0o640'] 0o27"
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

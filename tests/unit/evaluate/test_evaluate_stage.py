@@ -72,6 +72,18 @@ def test_fresh_work_is_not_repeated_and_stale_work_is(files, tmp_path, monkeypat
     assert stage.run(predicted, reference, LABELS, out) == changed
 
 
+def test_cases_that_do_not_fit_in_memory_are_read_one_by_one(files, tmp_path, monkeypatch, caplog):
+    predicted, reference = files
+    assert stage.case_bytes("a", reference["a"]) == 4 * 6 * 5 * 40
+    assert stage.case_bytes("d", tmp_path / "nowhere.nii.gz") == 0
+    expected = stage.run(predicted, reference, None, tmp_path / "expected.json")
+    assert "runs alone" not in caplog.text
+    monkeypatch.setattr("autoseg.executor.memory_budget_bytes", lambda: 1)
+    with ThreadPoolExecutor(3) as executor:
+        assert stage.run(predicted, reference, None, tmp_path / "e.json", executor=executor) == expected
+    assert caplog.text.count("it runs alone") == 6  # to find the labels, and to score
+
+
 def test_labels_are_named_after_their_values_when_nobody_names_them(files, tmp_path):
     assert stage.run(*files, None, tmp_path / "e.json").labels == {"label_1": 1, "label_2": 2}
 

@@ -139,6 +139,19 @@ def test_only_what_is_missing_is_done(dataset, plan, workspace, counted):
     assert second[1:] == first[1:]
 
 
+@pytest.mark.parametrize("kind", ["image", "label", "locations"])
+def test_a_case_with_a_damaged_or_foreign_array_is_made_again(dataset, plan, workspace, counted, kind):
+    first = stage.run(dataset, plan, "3d_fullres", workspace, jobs=1)
+    one, other = (getattr(workspace.case("3d_fullres", name), kind) for name in "ab")
+    good, foreign = one.read_bytes(), other.read_bytes()
+    for bad in (b"", good[:200], good[: len(good) // 2], good[:-1], b"\0" * len(good), foreign):
+        counted.clear()
+        one.write_bytes(bad)
+        assert stage.run(dataset, plan, "3d_fullres", workspace, jobs=1) == first
+        assert counted == ["a"]
+        assert one.read_bytes() == good
+
+
 def test_only_what_shapes_the_arrays_counts(dataset, plan, workspace, counted):
     stage.run(dataset, plan, "3d_fullres", workspace, jobs=1)
     configuration = plan.configurations["3d_fullres"]
