@@ -136,7 +136,7 @@ def _take(lock: Path, *, wait: bool) -> TextIO:
 
 @contextlib.contextmanager
 def alone(lock: Path, otherwise: str) -> Iterator[None]:
-    """Let no other process do the same; see `locked`.
+    """Let no other process do the same; see `locked`. A folder made for the lock alone is removed again.
 
     Parameters
     ----------
@@ -149,7 +149,10 @@ def alone(lock: Path, otherwise: str) -> Iterator[None]:
     SettingError
         Another process holds the lock.
     """
+    made = not lock.parent.exists()
     with contextlib.ExitStack() as held:
+        if made:
+            held.callback(_remove_if_empty, lock.parent)
         try:
             known = held.enter_context(locked(lock, wait=False))
         except BlockingIOError as error:
@@ -157,6 +160,11 @@ def alone(lock: Path, otherwise: str) -> Iterator[None]:
         if not known:
             log.warning("no lock can be held at %s: let no other process do the same", lock)
         yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def use_one_blas_thread() -> None:

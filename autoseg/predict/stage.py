@@ -3,8 +3,7 @@
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -105,7 +104,7 @@ def run(
         inputs={},
     )
     check_writable(out)
-    with _alone_in(out):
+    with alone(out / ".prediction.lock", "another process predicts into this folder"):
         old = read_if_whole(out / "prediction.json", PredictionSet)
         if old is not None:
             # What is there stays on record: as done where these models predicted it, else just as ours.
@@ -174,19 +173,6 @@ def _writing(model: LoadedModel) -> bytes:
             model.configuration.resampling,
         ]
     )
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Let no other process predict into the folder, which would have another record of what is there."""
-    made = not out.exists()
-    try:
-        with alone(out / ".prediction.lock", "another process predicts into this folder"):
-            yield
-    finally:
-        if made:
-            with suppress(OSError):  # not empty, as it should be
-                out.rmdir()
 
 
 def _move_in(folder: Path, out: Path, file: str) -> None:

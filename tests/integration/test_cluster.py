@@ -106,16 +106,11 @@ def test_a_worker_killed_while_cases_are_prepared(workers, slow_cases, autoseg, 
     assert "of 10 cases" not in again.stderr
 
 
-def test_predictions_are_those_of_one_machine(workers, trained, phantoms, autoseg, tmp_path):
-    address, _ = workers
-    common = ("-w", trained, "--device", "cpu", "--save-probabilities")
-    autoseg("predict", phantoms / "imagesTs", tmp_path / "here", *common)
-    (tmp_path / "there").mkdir()
-    autoseg("predict", phantoms / "imagesTs", tmp_path / "there", *common, "--scheduler", address)
-    names = sorted(path.name for path in (tmp_path / "here").iterdir())
-    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == names
+def assert_same_predictions(here_folder, there_folder):
+    names = sorted(path.name for path in here_folder.iterdir())
+    assert sorted(path.name for path in there_folder.iterdir()) == names
     for name in names:
-        here, there = tmp_path / "here" / name, tmp_path / "there" / name
+        here, there = here_folder / name, there_folder / name
         if name.endswith(".npz"):
             # Sums of logits may be rounded in another order with another number of threads.
             one, other = np.load(here)["probabilities"], np.load(there)["probabilities"]
@@ -126,6 +121,35 @@ def test_predictions_are_those_of_one_machine(workers, trained, phantoms, autose
             one, other = read_label(here, case=name), read_label(there, case=name)
             assert one.geometry == other.geometry
             np.testing.assert_array_equal(one.array_zyx, other.array_zyx)
+
+
+def test_predictions_are_those_of_one_machine(workers, trained, phantoms, autoseg, tmp_path):
+    address, _ = workers
+    common = ("-w", trained, "--device", "cpu", "--save-probabilities")
+    autoseg("predict", phantoms / "imagesTs", tmp_path / "here", *common)
+    (tmp_path / "there").mkdir()
+    autoseg("predict", phantoms / "imagesTs", tmp_path / "there", *common, "--scheduler", address)
+    assert_same_predictions(tmp_path / "here", tmp_path / "there")
+
+
+@pytest.mark.long
+def test_a_worker_killed_while_cases_are_predicted(workers, trained, phantoms, autoseg, tmp_path):
+    address, pids = workers
+    cases, there = phantoms / "imagesTr", tmp_path / "there"
+    common = ("-w", str(trained), "--device", "cpu", "--no-mirroring", "--step=1", "--save-probabilities")
+    autoseg("predict", cases, tmp_path / "here", *common)
+    there.mkdir()
+    command = [sys.executable, "-m", "autoseg", "predict", str(cases), str(there), *common, "--scheduler", address]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(there.glob("[!.]*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(pids[0], signal.SIGKILL)
+    done_then = len(list(there.glob("[!.]*.npz")))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert 0 < done_then < len(list(cases.iterdir()))
+    assert_same_predictions(tmp_path / "here", there)
 
 
 def test_failures_name_the_case(workers, tmp_path):

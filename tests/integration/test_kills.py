@@ -158,6 +158,7 @@ def kill_a_worker(slow_cases, undisturbed, space, delay, rng):
 def kill_the_main_process(slow_cases, undisturbed, folder, delay):
     """One run killed, and one after it, which does not wait for the workers' end; whether it was killed in time."""
     dataset, plan = slow_cases
+    folder.mkdir(exist_ok=True)
     write(folder / "dataset.json", dataset)
     write(folder / "plan.json", plan)
     space = Workspace(folder / "w")
@@ -177,11 +178,18 @@ def kill_the_main_process(slow_cases, undisturbed, folder, delay):
 
 
 def test_a_killed_worker(slow_cases, undisturbed, tmp_path):
-    assert kill_a_worker(slow_cases, undisturbed, Workspace(tmp_path), undisturbed[1] / 3, random.Random(SEED))
+    rng = random.Random(SEED)
+    # The run may end before it is hit, on a machine that is quicker now than it was undisturbed.
+    assert any(
+        kill_a_worker(slow_cases, undisturbed, Workspace(tmp_path / str(n)), undisturbed[1] / n, rng)
+        for n in range(3, 9)
+    )
 
 
 def test_a_killed_main_process(slow_cases, undisturbed, tmp_path):
-    assert kill_the_main_process(slow_cases, undisturbed, tmp_path, undisturbed[1] / 3)
+    assert any(
+        kill_the_main_process(slow_cases, undisturbed, tmp_path / str(n), undisturbed[1] / n) for n in range(3, 9)
+    )
 
 
 @pytest.mark.long

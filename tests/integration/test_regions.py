@@ -49,11 +49,17 @@ def test_regions_are_learnt_from_three_quarters_of_the_slices(sparse, autoseg, t
     raw, workspace = sparse(lambda n: np.arange(0, n, 4), count=40), tmp_path / "w"
     autoseg("plan", raw, "-w", workspace, "--jobs", 1)
     autoseg("train", 0, "-w", workspace, "--jobs", 1, "--device", "cpu", *(f"--set={s}" for s in LEARNING))
-    losses = [json.loads(line) for line in (workspace / "models/3d_fullres/fold_0/metrics.jsonl").open()]
+    losses = metrics(workspace)
     assert losses[-1]["train_loss"] < losses[0]["train_loss"] - 0.5
     scores = json.loads((workspace / "models/3d_fullres/fold_0/validation/evaluation.json").read_text())
     # Chance would be below 0.1; a usual training reaches 0.85.
     assert scores["summary"]["labels"]["whole"]["dice"] > 0.6
+
+
+def metrics(workspace):
+    """What each epoch of the fold says."""
+    lines = (workspace / "models/3d_fullres/fold_0/metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def walk(autoseg, raw, workspace):
@@ -87,7 +93,7 @@ def test_a_quarter_of_the_slices_is_not_annotated(sparse, autoseg, tmp_path):
 def test_a_single_annotated_slice_is_enough(sparse, autoseg, tmp_path):
     raw = sparse(lambda n: np.arange(n) != n // 2)
     scores = walk(autoseg, raw, tmp_path / "w")
-    epochs = [json.loads(line) for line in (tmp_path / "w/models/3d_fullres/fold_0/metrics.jsonl").open()]
+    epochs = metrics(tmp_path / "w")
     assert all(np.isfinite([epoch["train_loss"], epoch["validation_loss"]]).all() for epoch in epochs)
     for case in scores["cases"].values():
         assert case["whole"]["n_predicted_voxels"] <= 60 * 60

@@ -95,6 +95,14 @@ def test_a_lock_of_another_is_told(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_made_for_a_lock_stays_only_with_something_in_it(tmp_path):
+    for kept in (False, True):
+        with alone(tmp_path / "w" / ".lock", "taken"):
+            if kept:
+                (tmp_path / "w" / "file").touch()
+        assert (tmp_path / "w").exists() == kept
+
+
 def test_where_no_lock_can_be_held_work_goes_on(tmp_path):
     (tmp_path / "file").touch()
     with alone(tmp_path / "file" / ".lock", "taken"):

@@ -197,3 +197,10 @@ def test_a_workspace_whose_planning_failed_is_not_taken_for_one_without_cases(ra
     assert read(space.dataset, Dataset) == build_dataset(raw)
     with pytest.raises(ArtifactError, match="it has no plan"):
         open_workspace(space)
+
+
+def test_a_dataset_that_can_not_be_measured_leaves_no_workspace(build_dataset, tmp_path):
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(DatasetError, match="case_0"):
+        plan(build_dataset(tmp_path / "raw"), Workspace(tmp_path / "w"), raw=[tmp_path / "raw"], jobs=1)
+    assert not (tmp_path / "w").exists()
