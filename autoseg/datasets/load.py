@@ -122,8 +122,8 @@ def case_bytes(case: Case, promises: Promises) -> int:
         shape = read_geometry([promises.root / file for file in case.images], case=case.name).shape
     except DatasetError:
         return 0
-    # Images while they are read, masks, and the foreground, which may be everything, sorted and counted value by value.
-    return prod(shape) * (8 * promises.num_channels + 36)
+    # Images, and either a file of double precision while it is inflated, or the foreground and the same sorted.
+    return prod(shape) * (8 * promises.num_channels + 24)
 
 
 def renumber(array_zyx: NDArray[np.integer], file_values: tuple[int, ...]) -> NDArray[np.integer]:

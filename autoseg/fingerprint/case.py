@@ -9,6 +9,7 @@ from autoseg.images.image import Image, LabelMap
 from autoseg.transforms.crop import cropped_box
 
 MAX_BINS = 65_536
+PART_VOXELS = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +90,15 @@ def distribution(values: NDArray[np.float32], max_bins: int = MAX_BINS) -> Distr
     -------
     Distribution
     """
-    double = values.astype(np.float64)
-    mean, variance = float(double.mean()), float(double.var())
-    distinct, counts = np.unique(values, return_counts=True)
-    low, high = float(distinct[0]), float(distinct[-1])
-    if len(distinct) > max_bins:
+    # No array here is wider than the values: a label may cover the whole volume.
+    mean = float(values.mean(dtype=np.float64))
+    parts = (values[start : start + PART_VOXELS] for start in range(0, len(values), PART_VOXELS))
+    variance = sum(float(np.square(part - np.float64(mean)).sum()) for part in parts) / len(values)
+    ascending = np.sort(values)
+    low, high = float(ascending[0]), float(ascending[-1])
+    if 1 + np.count_nonzero(ascending[1:] != ascending[:-1]) > max_bins:
         middles = (np.arange(max_bins) + 0.5) * (len(values) / max_bins)
-        places = np.searchsorted(np.cumsum(counts), middles, side="right")
-        distinct, counts = np.unique(distinct[places], return_counts=True)
-    return Distribution(distinct, counts.astype(np.int64), mean, variance, low, high)
+        ascending = ascending[middles.astype(np.intp)]
+    starts = np.flatnonzero(np.concatenate([[True], ascending[1:] != ascending[:-1]]))
+    counts = np.diff(starts, append=len(ascending)).astype(np.int64)
+    return Distribution(ascending[starts], counts, mean, variance, low, high)

@@ -1,5 +1,6 @@
 """The checks at the border: a case is read whole and consistent, or refused by name."""
 
+import tracemalloc
 from pathlib import Path
 
 import msgspec
@@ -9,8 +10,9 @@ import SimpleITK as sitk  # noqa: N813
 
 from autoseg.artifacts.dataset import Case
 from autoseg.artifacts.geometry import Geometry
-from autoseg.datasets.load import Promises, read_case, read_input
+from autoseg.datasets.load import Promises, case_bytes, read_case, read_input
 from autoseg.errors import DatasetError
+from autoseg.fingerprint.case import measure
 from autoseg.images.io import write_label
 
 CASE = Case(name="case7", images=("image.nrrd",), label="label.nrrd")
@@ -155,3 +157,26 @@ def test_a_missing_file_is_named(tmp_path):
     (tmp_path / "label.nrrd").unlink()
     with pytest.raises(DatasetError, match=r"missing\n.*case7, .*label.nrrd"):
         read_case(CASE, promises(tmp_path))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
+def test_a_case_labelled_all_over_takes_no_more_memory_than_estimated(tmp_path, dtype, channels):
+    rng = np.random.default_rng(0)
+    shape = (20, 128, 128)
+    files = [f"{channel}.nii.gz" for channel in range(channels)]
+    for file in files:
+        sitk.WriteImage(sitk.GetImageFromArray(rng.normal(0, 1000, shape).astype(dtype)), str(tmp_path / file))
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones(shape, np.uint8)), str(tmp_path / "label.nii.gz"))
+    case = Case(name="a", images=tuple(files), label="label.nii.gz")
+    promised = Promises(root=tmp_path, num_channels=channels, label_values=(0, 1))
+    read_case(case, promised)  # Libraries are loaded before anything is measured.
+    tracemalloc.start()
+    try:
+        found = read_case(case, promised)
+        measure(found.image, found.label)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak > 4 * channels * np.prod(shape)
+    assert peak <= case_bytes(case, promised)

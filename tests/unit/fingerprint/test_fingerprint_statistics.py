@@ -82,6 +82,24 @@ def test_many_values_become_bins():
     assert (found.min, found.max) == (values.min(), values.max())
 
 
+@pytest.mark.parametrize("digits", [0, 6])
+def test_equals_counting_each_value_in_double_precision(digits):
+    values = np.round(np.random.default_rng(2).normal(1000, 30, 150_000), digits).astype(np.float32)
+    before = values.copy()
+    found = distribution(values)
+    np.testing.assert_array_equal(values, before)
+    distinct, counts = np.unique(values, return_counts=True)
+    if digits:
+        middles = (np.arange(65_536) + 0.5) * (len(values) / 65_536)
+        places = np.searchsorted(np.cumsum(counts), middles, side="right")
+        distinct, counts = np.unique(distinct[places], return_counts=True)
+    np.testing.assert_array_equal(found.values, distinct)
+    np.testing.assert_array_equal(found.counts, counts)
+    double = values.astype(np.float64)
+    assert found.mean == pytest.approx(double.mean(), rel=1e-12)
+    assert found.variance == pytest.approx(double.var(), rel=1e-12)
+
+
 def test_a_value_that_fills_many_bins_keeps_its_weight():
     values = np.concatenate([np.zeros(5_000), np.arange(1, 5_001)]).astype(np.float32)
     found = distribution(values, max_bins=100)
