@@ -122,13 +122,13 @@ class Killer(threading.Thread):
         while not workers():
             time.sleep(0.001)
         time.sleep(self.delay)
-        at_work = sorted(workers())
-        if at_work:
+        # A worker that starts or goes from one case to the next holds none, for longer than a short delay.
+        while self.case is None and (at_work := sorted(workers())):
             pid = self.rng.choice(at_work)
             os.kill(pid, signal.SIGSTOP)  # so that it can't go on to the next case while it is looked at
             self.case = case_in_hand(pid, self.space)
             self.killed_at = time.monotonic()
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGCONT if self.case is None else signal.SIGKILL)
 
 
 def kill_a_worker(slow_cases, undisturbed, space, delay, rng):
