@@ -14,7 +14,7 @@ from autoseg.artifacts.plan import Augmentation
 from autoseg.errors import AutosegError
 from autoseg.pool import follow_parent
 from autoseg.train.draws import Draws, draw, no_draws
-from autoseg.train.sampling import TrainingCase, choose_corner, forced_foreground, read_region
+from autoseg.train.sampling import RareClasses, TrainingCase, choose_corner, forced_foreground, read_region
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class BatchRecipe:
         Run, fold and stream: with the batch's number they seed its generator.
     augmentation : Augmentation or None
         None: none.
+    rare : RareClasses or None
+        Of the cases that batches are made of, in their order; None: all cases and classes are equally likely.
     """
 
     patch: tuple[int, ...]
@@ -55,6 +57,7 @@ class BatchRecipe:
     mirror_axes: tuple[int, ...]
     augmentation: Augmentation | None
     seeds: tuple[int, ...]
+    rare: RareClasses | None = None
 
 
 def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) -> Batch:
@@ -67,11 +70,22 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
         draws = draw(rng, recipe.augmentation, recipe.batch_size, recipe.num_channels, patch, recipe.mirror_axes)
     flat = len(patch) == 2
     forced = forced_foreground(recipe.batch_size, recipe.foreground_share)
+    picks = rng.integers(len(cases), size=recipe.batch_size)
+    if recipe.rare is not None:
+        picks[forced] = rng.choice(len(cases), size=forced.sum(), p=recipe.rare.case_probabilities)
+    class_weights = None if recipe.rare is None else recipe.rare.class_weights
     names, images, labels = [], [], []
-    for i, pick in enumerate(rng.integers(len(cases), size=recipe.batch_size)):
+    for i, pick in enumerate(picks):
         case = cases[int(pick)]
         patch_zyx = (1, *patch) if flat else patch
-        corner = choose_corner(rng, case.label_zyx.shape, patch_zyx, case.locations, foreground=bool(forced[i]))
+        corner = choose_corner(
+            rng,
+            case.label_zyx.shape,
+            patch_zyx,
+            case.locations,
+            foreground=bool(forced[i]),
+            class_weights=class_weights,
+        )
         source = draws.source_edges(i, patch)
         edges = (1, *source) if flat else source
         start = [at - (wide - edge) // 2 for at, wide, edge in zip(corner, edges, patch_zyx, strict=True)]

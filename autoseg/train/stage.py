@@ -25,13 +25,15 @@ from autoseg.layout import FoldFolder
 from autoseg.machine import alone
 from autoseg.networks.device import keep_freed_memory
 from autoseg.networks.unet import build_network
+from autoseg.train.class_weights import resolve_class_weights
 from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, EpochReport, progress_of, train, train_step
 from autoseg.train.losses import Objective
-from autoseg.train.sampling import TrainingCase
+from autoseg.train.optimizer import new_optimizer
+from autoseg.train.sampling import RareClasses, TrainingCase, weigh_rare_classes
 from autoseg.train.signals import stop_requested
-from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint, save_weights
+from autoseg.train.state import TrainState, load_checkpoint, save_checkpoint, save_weights
 from autoseg.train.step_style import choose_step, describe_step
 
 log = logging.getLogger(__name__)
@@ -147,11 +149,12 @@ def _run(
     torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
     network = build_network(configuration, task.plan.num_inputs(configuration), task.plan.num_classes).to(device)
     training_cases, validation_cases = cases(task.cases.training), cases(task.cases.validation)
-    batches = _batch_recipes(task)
+    batches = _batch_recipes(task, records)
+    weights = _class_weights(task, records)
     if earlier is not None and torch.device(earlier.device).type == device.type:
         style, seconds = earlier.step, earlier.step_seconds
     else:
-        style, seconds = _measure_step(task, training_cases, batches[0], device)
+        style, seconds = _measure_step(task, training_cases, batches[0], weights, device)
     manifest = TrainedModel(
         inputs_sha256=inputs,
         data_sha256=data,
@@ -164,6 +167,7 @@ def _run(
         file_values=task.file_values,
         step=style,
         step_seconds=seconds,
+        class_weights=weights,
         num_parameters=sum(prod(parameter.shape) for parameter in network.parameters()),
         device=str(device),
         autoseg_version=__version__,
@@ -220,7 +224,7 @@ def _train(
 
     course = Course(
         configuration=manifest.configuration,
-        objective=_objective(task.plan, manifest.configuration),
+        objective=_objective(task.plan, manifest.configuration, manifest.class_weights),
         recipe=recipe,
         device=device,
         step=manifest.step,
@@ -245,10 +249,15 @@ def _num_workers(cases: Sequence[TrainingCase], device: torch.device, jobs: int)
     return max(1, min(jobs, MOST_WORKERS))
 
 
-def _batch_recipes(task: FoldTask) -> tuple[BatchRecipe, BatchRecipe]:
+def _class_weights(task: FoldTask, records: Mapping[str, PreprocessedCase]) -> tuple[float, ...]:
+    training = [records[name] for name in task.cases.training]
+    return resolve_class_weights(task.plan.training.class_weights, training, task.plan.labels)
+
+
+def _batch_recipes(task: FoldTask, records: Mapping[str, PreprocessedCase]) -> tuple[BatchRecipe, BatchRecipe]:
     configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
 
-    def batch_recipe(stream: int) -> BatchRecipe:
+    def batch_recipe(stream: int, names: Sequence[str]) -> BatchRecipe:
         return BatchRecipe(
             patch=configuration.patch_size,
             batch_size=configuration.batch_size,
@@ -257,26 +266,41 @@ def _batch_recipes(task: FoldTask) -> tuple[BatchRecipe, BatchRecipe]:
             mirror_axes=configuration.mirror_axes,
             augmentation=recipe.augmentation if stream == TRAINING_STREAM else None,
             seeds=(recipe.seed, task.fold, stream),
+            rare=_rare_classes(task.plan, [records[name] for name in names]),
         )
 
-    return batch_recipe(TRAINING_STREAM), batch_recipe(VALIDATION_STREAM)
+    training, validation = task.cases.training, task.cases.validation
+    return batch_recipe(TRAINING_STREAM, training), batch_recipe(VALIDATION_STREAM, validation)
 
 
-def _objective(plan: Plan, configuration: Configuration) -> Objective:
+def _rare_classes(plan: Plan, records: Sequence[PreprocessedCase]) -> RareClasses | None:
+    """What is preferred among these cases; None where the recipe prefers nothing."""
+    strength, names = plan.training.rare_class_sampling, list(foreground(plan.labels))
+    if strength == 0 or not names:
+        return None
+    presence = np.array([[record.foreground_voxels[name] > 0 for name in names] for record in records])
+    return weigh_rare_classes(presence, strength)
+
+
+def _objective(plan: Plan, configuration: Configuration, class_weights: tuple[float, ...]) -> Objective:
     """What the outputs of a plan's networks are held against."""
     named = foreground(plan.labels)
     regions = tuple(values_of(value) for value in named.values()) if has_regions(plan.labels) else ()
-    return Objective(batch_dice=configuration.batch_dice, regions=regions, ignore=ignored(plan.labels))
+    return Objective(configuration.batch_dice, regions, ignored(plan.labels), plan.training, class_weights)
 
 
 def _measure_step(
-    task: FoldTask, cases: Sequence[TrainingCase], recipe: BatchRecipe, device: torch.device
+    task: FoldTask,
+    cases: Sequence[TrainingCase],
+    recipe: BatchRecipe,
+    class_weights: tuple[float, ...],
+    device: torch.device,
 ) -> tuple[StepStyle, dict[str, float]]:
     """Time steps of a batch of 2 in each style, on weights that are thrown away."""
     plan = task.plan
     configuration = plan.configurations[task.configuration_name]
     batch = make_batch(cases, replace(recipe, batch_size=min(MEASURED_BATCH, recipe.batch_size)), 0)
-    objective = _objective(plan, configuration)
+    objective = _objective(plan, configuration, class_weights)
     network = build_network(configuration, recipe.num_channels, plan.num_classes).to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
 

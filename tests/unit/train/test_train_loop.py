@@ -29,8 +29,9 @@ from autoseg.train.journal import ProgressBar, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, train, train_step
 from autoseg.train.losses import Objective
+from autoseg.train.optimizer import new_optimizer
 from autoseg.train.sampling import TrainingCase
-from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint
+from autoseg.train.state import TrainState, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 WHOLE = StepStyle(precision="float32")

@@ -2,11 +2,14 @@
 
 import pytest
 
-from autoseg.train.schedule import poly_rate, progress_by_count, progress_by_time
+from autoseg.artifacts.plan import Training
+from autoseg.train.schedule import learning_rate, progress_by_count, progress_by_time
+
+FROM_ONE = Training(initial_learning_rate=1.0)
 
 
 def test_the_rate_falls_from_its_start_to_zero():
-    rates = [poly_rate(0.01, 0.9, i / 100) for i in range(101)]
+    rates = [learning_rate(Training(), i / 100) for i in range(101)]
     assert rates[0] == 0.01
     assert rates[50] == pytest.approx(0.01 * 0.5**0.9)
     assert rates[-1] == 0.0
@@ -15,7 +18,7 @@ def test_the_rate_falls_from_its_start_to_zero():
 
 @pytest.mark.parametrize(("progress", "rate"), [(-0.1, 0.01), (1.2, 0.0)])
 def test_beyond_its_ends_the_rate_stays(progress, rate):
-    assert poly_rate(0.01, 0.9, progress) == rate
+    assert learning_rate(Training(), progress) == rate
 
 
 def test_progress_by_count():
@@ -35,12 +38,12 @@ def test_by_the_clock_the_last_step_ends_with_the_budget():
 def test_a_training_by_the_clock_ends_near_its_budget_at_a_rate_near_zero(slowing):
     spent, step, rates = 0.0, 1.0, []
     while (progress := progress_by_time(spent, 60, step)) < 1:
-        rates.append(poly_rate(1.0, 0.9, progress))
+        rates.append(learning_rate(FROM_ONE, progress))
         spent += step
         step *= 1 + slowing
     assert 60 - 2 * step <= spent <= 60 + step * slowing
     assert rates[-1] < 0.2
-    assert poly_rate(1.0, 0.9, progress) == 0.0
+    assert learning_rate(FROM_ONE, progress) == 0.0
 
 
 def test_a_budget_shorter_than_a_step_still_gives_one_step():

@@ -6,7 +6,8 @@ import torch
 from autoseg.artifacts.plan import Training
 from autoseg.errors import ArtifactError
 from autoseg.networks.unet import build_network
-from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint
+from autoseg.train.optimizer import new_optimizer
+from autoseg.train.state import TrainState, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
