@@ -41,6 +41,7 @@ TRAINING_STREAM, VALIDATION_STREAM = 0, 1
 MOST_WORKERS = 8
 MEASURED_BATCH = 2
 MOST_SHOWN = 5
+HIGH_FOR_ADAMW = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +143,14 @@ def _run(
         return earlier
     if device.type == "cpu":
         keep_freed_memory()
+    configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
+    if recipe.optimizer == "adamw" and recipe.initial_learning_rate > HIGH_FOR_ADAMW:
+        log.warning(
+            "training.initial_learning_rate is %g: high for adamw, which is mostly used with 0.0001 to 0.001",
+            recipe.initial_learning_rate,
+        )
     # Patches all have one size: cuDNN may search for the fastest kernels once.
     torch.backends.cudnn.benchmark = True
-    configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
     # The weights' beginning depends on the seed and the fold alone.
     torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
     network = build_network(configuration, task.plan.num_inputs(configuration), task.plan.num_classes).to(device)
