@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import imageio.v3 as imageio
 from measured import Ran, run
 
 from autoseg.artifacts.dataset import Dataset
@@ -61,8 +62,8 @@ def in_nnunet_layout(dataset: Dataset, folder: Path) -> Path:
     ending = file_ending(dataset.cases[0].images[0])
     for case in dataset.cases:
         for channel, image in enumerate(case.images):
-            shutil.copy(root / image, folder / "imagesTr" / f"{case.name}_{channel:04}{ending}")
-        shutil.copy(root / str(case.label), folder / "labelsTr" / f"{case.name}{ending}")
+            _copy(root / image, folder / "imagesTr" / f"{case.name}_{channel:04}{ending}")
+        _copy(root / str(case.label), folder / "labelsTr" / f"{case.name}{ending}")
     about = {
         "channel_names": {str(number): name for number, name in enumerate(dataset.channel_names)},
         "labels": dataset.labels,
@@ -71,3 +72,12 @@ def in_nnunet_layout(dataset: Dataset, folder: Path) -> Path:
     }
     (folder / "dataset.json").write_text(json.dumps(about))
     return folder
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; of a grey picture with transparency, which nnU-Net can't read, the grey alone."""
+    pixels = imageio.imread(source) if source.suffix == ".png" else None
+    if pixels is not None and pixels.ndim == 3 and pixels.shape[2] == 2:
+        imageio.imwrite(target, pixels[..., 0])
+    else:
+        shutil.copy(source, target)

@@ -11,7 +11,6 @@ times faster ours is, `waiting_share` the largest share of the time that ours wa
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -73,10 +72,11 @@ def main() -> None:
         peer = Peer(arguments.peer_python, root / "peer", dataset)
         peer.command("nnUNetv2_extract_fingerprint", "-d", "4", "-np", "2")
         peer.command("nnUNetv2_plan_experiment", "-d", "4")
-        shutil.copy(plans, peer.preprocessed / "nnUNetPlans.json")
+        exported = json.loads(plans.read_text()) | {"dataset_name": DATASET_NAME}
+        (peer.preprocessed / "nnUNetPlans.json").write_text(json.dumps(exported))
         peer.command("nnUNetv2_preprocess", "-d", "4", "-c", name, "-np", "2")
         folds = min(40, read(workspace / "dataset.json", Dataset).num_training)
-        planned = json.loads(plans.read_text())["configurations"][name]
+        planned = exported["configurations"][name]
         figures = []
         waiting = 0.0
         for number in range(arguments.rounds):
