@@ -1,7 +1,7 @@
 """The training loop, top to bottom."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -155,9 +155,8 @@ def train_step(state: TrainState, batch: Batch, course: Course) -> float:
     state.network.train()
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    parts = len(image) if course.step.sample_by_sample else 1
-    for part, truth in zip(image.chunk(parts), label.chunk(parts), strict=True):
-        loss = step_loss(state.network, part, truth, course)[0] / parts
+    for part, truth, share in _parts(image, label, course):
+        loss = step_loss(state.network, part, truth, course)[0] * share
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     state.scaler.unscale_(state.optimizer)
@@ -188,13 +187,22 @@ def _check_steps(state: TrainState) -> None:
         )
 
 
+def _parts(image: Tensor, label: Tensor, course: Course) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """What goes through the network before its gradients are taken, and its share of the batch's loss."""
+    parts = len(image) if course.step.sample_by_sample and course.objective.is_mean_over_samples else 1
+    for part, truth in zip(image.chunk(parts), label.chunk(parts), strict=True):
+        yield part, truth, 1 / parts
+
+
 def step_loss(network: UNet, image: Tensor, label: Tensor, course: Course) -> tuple[Tensor, list[Tensor]]:
     """Deep-supervision loss of a batch, and the logits of its levels, in the step's precision and memory layout."""
     weights = level_weights(len(network.heads))
-    if course.step.sample_by_sample:
-        image = channels_last(image)
     with autocast(course.device, course.step.precision):
-        levels = network.deep_logits(image, len(weights))
+        if course.step.sample_by_sample:
+            each = [network.deep_logits(channels_last(sample), len(weights)) for sample in image.split(1)]
+            levels = [torch.cat(level) for level in zip(*each, strict=True)]
+        else:
+            levels = network.deep_logits(image, len(weights))
     return deep_loss(levels, label, weights, course.objective), levels
 
 
