@@ -199,7 +199,7 @@ def step_loss(network: UNet, image: Tensor, label: Tensor, course: Course) -> tu
     weights = level_weights(len(network.heads))
     with autocast(course.device, course.step.precision):
         if course.step.sample_by_sample:
-            each = [network.deep_logits(channels_last(sample), len(weights)) for sample in image.split(1)]
+            each = [network.deep_logits(channels_last(sample), len(weights)) for sample in image.chunk(len(image))]
             levels = [torch.cat(level) for level in zip(*each, strict=True)]
         else:
             levels = network.deep_logits(image, len(weights))
