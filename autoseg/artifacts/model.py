@@ -23,7 +23,7 @@ class StepStyle(Record, frozen=True, kw_only=True):
         Arithmetic of the network's layers; weights are always float32.
     sample_by_sample : bool
         Samples pass one after the other, channels last in memory, and their gradients add up. Only where the loss is
-        a mean over samples (no batch Dice).
+        a mean over samples (no batch norm, no batch Dice).
     """
 
     precision: Precision

@@ -72,7 +72,7 @@ def step_bytes(
     on_cpu = device.type == "cpu"
     predicted = {
         style: training_step_memory(configuration, num_channels, num_classes, style, on_cpu=on_cpu).peak_bytes
-        for style in candidates(device, samples_tied=configuration.batch_dice)
+        for style in candidates(device, samples_tied=configuration.ties_samples)
     }
     style, most = max(predicted.items(), key=lambda item: item[1])
     if on_cpu and most > limit_bytes:

@@ -285,7 +285,8 @@ def _measure_step(
         course = Course(configuration, objective, plan.training, device, style, _nothing, _nothing, _nothing)
         return train_step(state, batch, course)
 
-    style, seconds = choose_step(device, step, samples_tied=not objective.is_mean_over_samples)
+    samples_tied = configuration.ties_samples or not objective.is_mean_over_samples
+    style, seconds = choose_step(device, step, samples_tied=samples_tied)
     log.info("training in %s%s", describe_step(style), f"; measured, in seconds: {seconds}" if seconds else "")
     return style, seconds
 
