@@ -95,6 +95,7 @@ class SqueezeExcitation(nn.Module):
     Notes
     -----
     Hu et al. 2018, with half the channels in the squeezed layer, which Roy et al. 2018 found best for segmentation.
+    Leaky where theirs is a ReLU: means of a norm's outputs differ little, so that a unit that is off stays off.
     """
 
     def __init__(self, channels: int) -> None:
@@ -106,7 +107,7 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shape (B, channels, *edges), kept."""
         means = x.flatten(2).mean(2)
-        gate: Tensor = self.excite(functional.relu(self.squeeze(means))).sigmoid()
+        gate: Tensor = self.excite(functional.leaky_relu(self.squeeze(means), LEAK)).sigmoid()
         return x * gate.to(x.dtype).view(*gate.shape, *(1,) * (x.ndim - 2))
 
 
