@@ -34,7 +34,6 @@ NETWORKS = {
     "residual, thick slices": ((8, 48, 48), ((1, 2, 2), HALVED_3D), 2, 3, {"residual": True}),
     "residual slices": ((96, 96), (HALVED_2D,) * 4, 1, 2, {"residual": True, "batch_size": 4}),
     "batch norm": ((24, 24, 24), (HALVED_3D,) * 2, 1, 3, {"norm": "batch"}),
-    "group norm": ((24, 32, 24), (HALVED_3D,), 1, 3, {"norm": "group"}),
     "layer norm slices": ((64, 64), (HALVED_2D,) * 3, 1, 2, {"norm": "layer", "batch_size": 4}),
     "scse": ((24, 32, 24), (HALVED_3D,) * 2, 1, 3, {"attention": "scse"}),
     "residual, se": ((24, 24, 24), (HALVED_3D,), 1, 3, {"attention": "se", "residual": True}),
