@@ -154,6 +154,8 @@ def train_step(state: TrainState, batch: Batch, course: Course) -> float:
     image, label = to_tensors(batch, course.configuration, course.device)
     state.network.train()
     state.optimizer.zero_grad(set_to_none=True)
+    # The running means of batch norm, which a step that is left out must not spoil.
+    before = [buffer.clone() for buffer in state.network.buffers()]
     total = 0.0
     for part, truth, share in _parts(image, label, course):
         loss = step_loss(state.network, part, truth, course)[0] * share
@@ -165,6 +167,9 @@ def train_step(state: TrainState, batch: Batch, course: Course) -> float:
         # A scaler leaves out steps that overflowed by itself, and lowers its scale.
         state.scaler.step(state.optimizer)
     state.scaler.update()
+    if not norm.isfinite():
+        for buffer, earlier in zip(state.network.buffers(), before, strict=True):
+            buffer.copy_(earlier)
     state.failed_steps = 0 if norm.isfinite() else state.failed_steps + 1
     return total
 
@@ -268,7 +273,8 @@ def _validate(
         limit = max(1, min(limit, int(epoch.seconds * BUDGET_VALIDATION_SHARE / max(step_seconds / 3, 1e-9))))
     losses = []
     counts = torch.zeros(2, 1, dtype=torch.float64)
-    # The mode stays "train": instance norm has no running statistics, so nothing differs.
+    # As in prediction: batch norm goes by its running statistics, and learns nothing from these cases.
+    state.network.eval()
     for _ in range(limit):
         image, label = to_tensors(next(batches), course.configuration, course.device)
         loss, levels = step_loss(state.network, image, label, course)

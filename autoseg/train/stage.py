@@ -15,7 +15,7 @@ from autoseg import __version__
 from autoseg.artifacts.base import digest, read, write
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.labels import foreground, has_regions, ignored, values_of
-from autoseg.artifacts.model import StepStyle, TrainedModel
+from autoseg.artifacts.model import StepPeak, StepStyle, TrainedModel
 from autoseg.artifacts.overlay import differences
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
@@ -23,6 +23,7 @@ from autoseg.artifacts.splits import Fold
 from autoseg.errors import SettingError
 from autoseg.layout import FoldFolder
 from autoseg.machine import alone
+from autoseg.networks.cost import training_step_memory
 from autoseg.networks.device import keep_freed_memory
 from autoseg.networks.unet import build_network
 from autoseg.train.class_weights import resolve_class_weights
@@ -30,6 +31,7 @@ from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, re
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, EpochReport, progress_of, train, train_step
 from autoseg.train.losses import Objective
+from autoseg.train.measure import PeakWatch
 from autoseg.train.optimizer import new_optimizer
 from autoseg.train.sampling import RareClasses, TrainingCase, weigh_rare_classes
 from autoseg.train.signals import stop_requested
@@ -189,11 +191,12 @@ def _run(
         load_checkpoint(folder.checkpoint, state, inputs)
         log.info("fold %d goes on after iteration %d", task.fold, state.iteration)
     rewind_metrics(folder.metrics, state.epoch)
-    _train(task, state, manifest, folder, (training_cases, validation_cases), batches, device, jobs)
+    peak = _train(task, state, manifest, folder, (training_cases, validation_cases), batches, device, jobs)
     save_weights(folder.weights, network)
     rates = [record["learning_rate"] for record in read_metrics(folder.metrics)]
     manifest = msgspec.structs.replace(
         manifest,
+        step_peak=peak,
         iterations=state.iteration,
         epochs=state.epoch,
         training_seconds=round(state.seconds, 3),
@@ -213,8 +216,8 @@ def _train(
     recipes: tuple[BatchRecipe, BatchRecipe],
     device: torch.device,
     jobs: int,
-) -> None:
-    """Run the loop with its loaders, bar and files."""
+) -> StepPeak | None:
+    """Run the loop with its loaders, bar and files; gives the memory of its first steps."""
     recipe = task.plan.training
     workers = _num_workers(cases[0], device, jobs)
     training = Batches(cases[0], recipes[0], first=state.iteration, num_workers=workers)
@@ -228,13 +231,19 @@ def _train(
         draw_progress(folder.progress, read_metrics(folder.metrics))
         bar.epoch(report)
 
+    watch = PeakWatch(state, device)
+
+    def on_step(progress: float, loss: float) -> None:
+        watch.step()
+        bar.step(progress, loss)
+
     course = Course(
         configuration=manifest.configuration,
         objective=_objective(task.plan, manifest.configuration, manifest.class_weights),
         recipe=recipe,
         device=device,
         step=manifest.step,
-        on_step=bar.step,
+        on_step=on_step,
         on_epoch=on_epoch,
         save=lambda: save_checkpoint(folder.checkpoint, state, manifest.inputs_sha256),
     )
@@ -245,6 +254,17 @@ def _train(
         bar.close()
         training.close()
         validation.close()
+    if watch.peak_bytes is None:
+        return None
+    configuration = manifest.configuration
+    predicted = training_step_memory(
+        configuration,
+        task.plan.num_inputs(configuration),
+        task.plan.num_classes,
+        manifest.step,
+        on_cpu=device.type == "cpu",
+    )
+    return StepPeak(predicted_bytes=predicted.peak_bytes, measured_bytes=watch.peak_bytes)
 
 
 def _num_workers(cases: Sequence[TrainingCase], device: torch.device, jobs: int) -> int:
@@ -315,7 +335,8 @@ def _measure_step(
         course = Course(configuration, objective, plan.training, device, style, _nothing, _nothing, _nothing)
         return train_step(state, batch, course)
 
-    style, seconds = choose_step(device, step, samples_tied=not objective.is_mean_over_samples)
+    samples_tied = configuration.ties_samples or not objective.is_mean_over_samples
+    style, seconds = choose_step(device, step, samples_tied=samples_tied)
     log.info("training in %s%s", describe_step(style), f"; measured, in seconds: {seconds}" if seconds else "")
     return style, seconds
 
