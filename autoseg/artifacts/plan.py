@@ -16,6 +16,7 @@ Range = tuple[NonNegative, NonNegative]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
 PresetName = Literal["plain", "resenc-legacy", "resenc-m", "resenc-l", "resenc-xl"]
 WishedPreset = PresetName | Literal["auto"]
+WishedPrecision = Literal["measured", "float32", "bfloat16"]
 
 
 def _require(holds: bool, what: str) -> None:
@@ -205,6 +206,17 @@ class Training(Record, frozen=True, kw_only=True):
         Length of a run where no `max_hours` is set.
     max_hours : float or None
         Time for the training itself on this machine; the schedule is fitted to it.
+    patience : int or None
+        Epochs without a better smoothed patch Dice after which the rest of the schedule is run through in a short
+        stretch; None: never.
+    validation_cases : int
+        How many of the validation cases are predicted whole now and then.
+    validation_every : int
+        Every how many epochs.
+    precision : str
+        Of the network's layers; ``measured``: whichever is fastest on the device.
+    sample_by_sample : bool or None
+        Whether the samples of a batch pass one after the other; None: whichever is faster.
     foreground_share : float
         Share of each batch whose patch is centred on foreground.
     memory_share : float
@@ -221,6 +233,11 @@ class Training(Record, frozen=True, kw_only=True):
     iterations_per_epoch: AtLeastOne = 250
     validation_iterations: Annotated[int, msgspec.Meta(ge=0)] = 50
     max_hours: Positive | None = None
+    patience: AtLeastOne | None = None
+    validation_cases: Annotated[int, msgspec.Meta(ge=0)] = 2
+    validation_every: AtLeastOne = 20
+    precision: WishedPrecision = "measured"
+    sample_by_sample: bool | None = None
     initial_learning_rate: Positive = 0.01
     poly_exponent: NonNegative = 0.9
     momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
@@ -230,6 +247,19 @@ class Training(Record, frozen=True, kw_only=True):
     memory_share: Share = 0.5
     checkpoint_minutes: NonNegative = 2.0
     augmentation: Augmentation = Augmentation()
+
+    def __post_init__(self) -> None:
+        """Hold the fields against each other.
+
+        Raises
+        ------
+        ValueError
+            Patience waits for a validation that there is none of.
+        """
+        _require(
+            self.patience is None or self.validation_iterations > 0,
+            f"patience is {self.patience}, which needs validation_iterations of 1 or more",
+        )
 
 
 class Prediction(Record, frozen=True, kw_only=True):

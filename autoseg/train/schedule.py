@@ -6,7 +6,7 @@ def poly_rate(initial: float, exponent: float, progress: float) -> float:
     return float(initial * (1.0 - min(max(progress, 0.0), 1.0)) ** exponent)
 
 
-def progress_by_count(iterations_done: int, iterations_in_all: int) -> float:
+def progress_by_count(iterations_done: float, iterations_in_all: float) -> float:
     """Share of the iterations done."""
     return iterations_done / iterations_in_all
 
