@@ -689,3 +689,11 @@ def test_tensorboard_shows_each_epoch_once(fixed, cases, folder):
     for title, key in (("loss/training", "train_loss"), ("Dice/validation patches", "patch_dice")):
         assert [event.step for event in read_back.Scalars(title)] == [1, 2]
         assert [event.value for event in read_back.Scalars(title)] == pytest.approx([r[key] for r in metrics])
+
+
+def test_samples_that_the_loss_ties_together_can_not_be_taken_apart(fixed, cases, folder, configuration):
+    tied = {"3d_fullres": msgspec.structs.replace(configuration, batch_dice=True)}
+    task = replace(fixed, plan=msgspec.structs.replace(fixed.plan, configurations=tied))
+    with pytest.raises(SettingError, match="one after the other"):
+        run_stage(lengthened(task, sample_by_sample=True), cases, folder)
+    assert run_stage(task, cases, folder).step == WHOLE

@@ -1,9 +1,11 @@
 """Which whole cases are predicted, and when."""
 
 import pytest
+import torch
 
 from autoseg.artifacts.plan import Training
-from autoseg.train.validate import WholeCases, choose_cases, count_windows, is_due
+from autoseg.errors import DatasetError
+from autoseg.train.validate import WholeCases, choose_cases, count_windows, is_due, predict_whole
 
 
 def test_cases_are_spread_over_the_list():
@@ -28,3 +30,20 @@ def test_under_a_time_budget_it_takes_a_twentieth_at_most(num_windows, due):
     # A forward pass of a third of a second for each window, against 5 % of two epochs of 50 seconds.
     recipe = Training(validation_every=2, max_hours=1.0)
     assert is_due(1, recipe, WholeCases(("a",), num_windows, lambda *_: None), 1.0, 50.0) == due
+
+
+def test_a_case_that_fails_does_not_end_the_training():
+    def dice(_, name):
+        if name == "lost":
+            raise DatasetError("a label file can't be read")
+        if name == "large":
+            raise MemoryError
+        if name == "mistake":
+            raise ZeroDivisionError
+        return 0.5
+
+    network = torch.nn.Identity()
+    found = predict_whole(network, WholeCases(("lost", "large", "good"), 1, dice), lambda: False)
+    assert found == {"lost": None, "large": None, "good": 0.5}
+    with pytest.raises(ZeroDivisionError):
+        predict_whole(network, WholeCases(("mistake",), 1, dice), lambda: False)
