@@ -8,13 +8,13 @@ import click
 from autoseg import __version__, options
 from autoseg.artifacts.dataset import Repair
 from autoseg.artifacts.plan import PresetName, WishedPreset
-from autoseg.errors import OUT_OF_MEMORY, AutosegError, DatasetError, is_out_of_memory
+from autoseg.errors import OUT_OF_MEMORY, AutosegError, DatasetError, Terminated, is_out_of_memory
 from autoseg.layout import Workspace
 from autoseg.options import ANY_FILE, ANY_PATH, DEBUG, EXISTING, EXISTING_FILE, FOLDER, Finite
 
 
 class _Program(click.Group):
-    """Turns errors into one message and an exit code: 0 done, 1 explained, 2 wrong usage, 130 interrupted."""
+    """Turns errors into one message and an exit code: 0 done, 1 explained, 2 wrong usage, 130 or 143 interrupted."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click has it
         """Run the subcommand."""
@@ -22,11 +22,11 @@ class _Program(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             goes_on = ctx.invoked_subcommand in ("preprocess", "train", "predict")
             again = "goes on from here" if goes_on else "begins anew"
             click.echo(f"interrupted; the same command {again}", err=True)
-            ctx.exit(130)
+            ctx.exit(143 if isinstance(interrupt, Terminated) else 130)
         except Exception as error:
             if ctx.meta.get(DEBUG):
                 raise
@@ -251,9 +251,14 @@ def preprocess(
 
 @main.command()
 @click.argument("folds", nargs=-1, required=True, metavar="FOLD...")
+@click.option("--epochs", type=click.IntRange(min=1), help="Train for so many epochs.")
 @click.option("--max-hours", type=Finite(min=0, min_open=True), help="Fit the training to this time.")
+@click.option(
+    "--patience", type=click.IntRange(min=1), help="Come to an end after so many epochs without a better patch Dice."
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, batches and augmentation.")
 @click.option("--restart", is_flag=True, help="Throw an earlier training of these folds away.")
+@click.option("--extend", is_flag=True, help="Train finished folds for longer: to the --epochs or --max-hours given.")
 @options.configuration
 @options.settings
 @options.workspace
@@ -262,9 +267,12 @@ def preprocess(
 @options.common
 def train(
     folds: tuple[str, ...],
+    epochs: int | None,
     max_hours: float | None,
+    patience: int | None,
     seed: int | None,
     restart: bool,
+    extend: bool,
     configuration: str | None,
     settings: tuple[str, ...],
     workspace: Path,
@@ -278,7 +286,18 @@ def train(
     """
     from autoseg import console, pipeline
 
+    if epochs is not None and max_hours is not None:
+        message = "--epochs and --max-hours both say how long to train: give one of them"
+        raise click.UsageError(message)
+    if restart and extend:
+        message = "--restart throws away what --extend goes on with"
+        raise click.UsageError(message)
     extra = []
+    if epochs is not None:
+        # The plan may set a time, which would go before the number of epochs.
+        extra += [f"training.epochs={epochs}", "training.max_hours=null"]
+    if patience is not None:
+        extra.append(f"training.patience={patience}")
     if max_hours is not None:
         extra.append(f"training.max_hours={max_hours}")
     if seed is not None:
@@ -292,6 +311,7 @@ def train(
         device_name=device,
         jobs=options.count(jobs),
         restart=restart,
+        extend=extend,
     )
     for fold, evaluation in results.items():
         click.echo(f"fold {fold}: {console.summary_line(evaluation)}")

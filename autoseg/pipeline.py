@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from autoseg.artifacts.base import digest, read
 from autoseg.artifacts.dataset import Case, Dataset, Repair
 from autoseg.artifacts.evaluation import Evaluation
-from autoseg.artifacts.labels import all_values, ignored
+from autoseg.artifacts.labels import all_values, foreground, ignored
 from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.overlay import overlay
 from autoseg.artifacts.plan import Plan
@@ -31,6 +31,7 @@ from autoseg.layout import CaseFiles, FoldFolder, Workspace
 if TYPE_CHECKING:
     import torch
 
+    from autoseg.networks.unet import UNet
     from autoseg.predict.case import Volume
     from autoseg.predict.models import LoadedModel
     from autoseg.predict.stage import Options
@@ -122,6 +123,7 @@ def train(
     device_name: str,
     jobs: int,
     restart: bool = False,
+    extend: bool = False,
 ) -> dict[int, Evaluation]:
     """4 to 6: train each fold, predict its validation cases, score them.
 
@@ -129,6 +131,10 @@ def train(
     ----------
     folds : sequence of int or None
         None: all.
+    restart : bool
+        Throw earlier trainings of these folds away.
+    extend : bool
+        Train finished folds for longer.
 
     Raises
     ------
@@ -174,7 +180,7 @@ def train(
     if not restart:
         # Before hours of work: the last fold may hold a training with other settings.
         for task in tasks:
-            stage.find_earlier(task, workspace.fold(name, task.fold))
+            stage.find_earlier(task, workspace.fold(name, task.fold), extend=extend)
     keep_splits(splits, dataset, workspace)
     records = preprocess(workspace, dataset, plan, name, jobs=jobs)
     # Read when first asked for: a fold that is finished and scored needs none.
@@ -191,6 +197,8 @@ def train(
             device=device,
             jobs=jobs,
             restart=restart,
+            extend=extend,
+            case_dice=partial(_case_dice, dataset, records, stored, device),
         )
         evaluations[task.fold] = _validate(dataset, records, stored, model, folder, device, jobs)
     return evaluations
@@ -216,6 +224,38 @@ def _training_cases(
         name: TrainingCase(name, get(workspace.case(configuration, name), record.arrays_sha256))
         for name, record in records.items()
     }
+
+
+def _case_dice(
+    dataset: Dataset,
+    records: Mapping[str, PreprocessedCase],
+    arrays: Mapping[str, CaseFiles],
+    device: "torch.device",
+    network: "UNet",
+    manifest: TrainedModel,
+    name: str,
+) -> float | None:
+    """Mean foreground Dice of a case on its own grid, predicted without mirroring by a network in training."""
+    from autoseg.evaluate.stage import CasePair, mean_dice
+    from autoseg.images.image import LabelMap
+    from autoseg.predict.case import label_map, mean_logits
+    from autoseg.predict.models import LoadedModel
+
+    model = LoadedModel(manifest, network, Path(), "")
+    volume = PreparedVolume(arrays[name], records[name]).read(model)
+    logits = mean_logits([model], volume.image_czyx, device=device, mirror_axes=(), step=manifest.plan.prediction.step)
+    case = next(case for case in dataset.cases if case.name == name)
+    labels = dataset.labels_in_files
+    pair = CasePair(
+        case=name,
+        predicted=Path(),
+        reference=Path(dataset.root) / (case.label or ""),
+        labels=foreground(labels),
+        ignore=ignored(labels),
+        tolerance_mm={},
+        repair=dataset.repair,
+    )
+    return mean_dice(LabelMap(label_map(logits, volume, model), volume.placement.geometry), pair)
 
 
 def _validate(
