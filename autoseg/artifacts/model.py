@@ -22,12 +22,18 @@ class StepStyle(Record, frozen=True, kw_only=True):
     precision : str
         Arithmetic of the network's layers; weights are always float32.
     sample_by_sample : bool
-        Samples pass one after the other, channels last in memory, and their gradients add up. Only where the loss is
-        a mean over samples (no batch norm, no batch Dice).
+        Samples pass through the network one after the other. Where the loss is a mean over samples the gradients of
+        each are taken at once, else when all have passed.
+    channels_last : bool
+        Order of the feature maps in memory.
+    compiled : bool
+        By torch.compile.
     """
 
     precision: Precision
     sample_by_sample: bool = False
+    channels_last: bool = False
+    compiled: bool = False
 
 
 class StepPeak(Record, frozen=True, kw_only=True):

@@ -240,6 +240,8 @@ class Training(Record, frozen=True, kw_only=True):
         Of the network's layers; ``measured``: whichever is fastest on the device.
     sample_by_sample : bool or None
         Whether the samples of a batch pass one after the other; None: whichever is faster.
+    compile : bool or None
+        Whether torch.compile is used; None: on CUDA where it is faster.
     loss : str
     class_weights : "automatic", tuple of float, or None
         Of the cross-entropy, one an output; a region's is that of the voxels inside it.
@@ -281,6 +283,7 @@ class Training(Record, frozen=True, kw_only=True):
     validation_every: AtLeastOne = 20
     precision: WishedPrecision = "measured"
     sample_by_sample: bool | None = None
+    compile: bool | None = None
     loss: LossName = "dice_ce"
     class_weights: ClassWeights = None
     focal_gamma: NonNegative = 2.0

@@ -233,9 +233,11 @@ def _parts(image: Tensor, label: Tensor, course: Course) -> Iterator[tuple[Tenso
 def step_loss(network: UNet, image: Tensor, label: Tensor, course: Course) -> tuple[Tensor, list[Tensor]]:
     """Deep-supervision loss of a batch, and the logits of its levels, in the step's precision and memory layout."""
     weights = level_weights(len(network.heads))
+    if course.step.channels_last:
+        image = channels_last(image)
     with autocast(course.device, course.step.precision):
         if course.step.sample_by_sample:
-            each = [network.deep_logits(channels_last(sample), len(weights)) for sample in image.chunk(len(image))]
+            each = [network.deep_logits(sample, len(weights)) for sample in image.chunk(len(image))]
             levels = [torch.cat(level) for level in zip(*each, strict=True)]
         else:
             levels = network.deep_logits(image, len(weights))

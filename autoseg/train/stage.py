@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
 from autoseg.machine import alone, available_cpus
 from autoseg.networks.cost import training_step_memory
-from autoseg.networks.device import keep_freed_memory
+from autoseg.networks.device import keep_freed_memory, suit, use_fast_kernels
 from autoseg.networks.unet import UNet, build_network
 from autoseg.train.class_weights import resolve_class_weights
 from autoseg.train.journal import Board, ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
@@ -43,7 +44,7 @@ from autoseg.train.validate import WholeCases, choose_cases, count_windows
 log = logging.getLogger(__name__)
 TRAINING_STREAM, VALIDATION_STREAM = 0, 1
 MOST_WORKERS = 8
-MEASURED_BATCH = 2
+MEASURED_VOXELS = 200_000
 MOST_SHOWN = 5
 HIGH_FOR_ADAMW = 0.003
 # What a finished training may be extended in.
@@ -173,8 +174,7 @@ def _run(
             "training.initial_learning_rate is %g: high for adamw, which is mostly used with 0.0001 to 0.001",
             recipe.initial_learning_rate,
         )
-    # Patches all have one size: cuDNN may search for the fastest kernels once.
-    torch.backends.cudnn.benchmark = True
+    use_fast_kernels()
     # The weights' beginning depends on the seed and the fold alone.
     torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
     network = build_network(configuration, task.plan.num_inputs(configuration), task.plan.num_classes).to(device)
@@ -185,6 +185,7 @@ def _run(
         style, seconds = earlier.step, earlier.step_seconds
     else:
         style, seconds = _measure_step(task, training_cases, batches[0], weights, device)
+    suit(network, style)
     manifest = TrainedModel(
         inputs_sha256=inputs,
         data_sha256=data,
@@ -411,7 +412,7 @@ def _measure_step(
     class_weights: tuple[float, ...],
     device: torch.device,
 ) -> tuple[StepStyle, dict[str, float]]:
-    """Time steps of a batch of 2 in each style, on weights that are thrown away.
+    """Time steps of a small batch in each style, on weights that are thrown away.
 
     Raises
     ------
@@ -420,7 +421,7 @@ def _measure_step(
     """
     plan = task.plan
     configuration = plan.configurations[task.configuration_name]
-    batch = make_batch(cases, replace(recipe, batch_size=min(MEASURED_BATCH, recipe.batch_size)), 0)
+    batch = make_batch(cases, replace(recipe, batch_size=_measured_batch(configuration)), 0)
     objective = _objective(plan, configuration, class_weights)
     if plan.training.sample_by_sample and configuration.ties_samples:
         raise SettingError(
@@ -429,10 +430,16 @@ def _measure_step(
             found="norm batch, which ties the samples of a batch together",
             allowed="false or null",
         )
-    network = build_network(configuration, recipe.num_channels, plan.num_classes).to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
 
+    @cache
+    def network_in(layout: tuple[bool, bool]) -> UNet:
+        network = build_network(configuration, recipe.num_channels, plan.num_classes).to(device)
+        suit(network, StepStyle(precision="float32", channels_last=layout[0], compiled=layout[1]))
+        return network
+
     def step(style: StepStyle) -> float:
+        network = network_in((style.channels_last, style.compiled))
         state = TrainState(network, new_optimizer(network, plan.training), scaler)
         course = Course(configuration, objective, plan.training, device, style, _nothing, _nothing, _nothing)
         return train_step(state, batch, course)
@@ -440,6 +447,11 @@ def _measure_step(
     style, seconds = choose_step(device, step, samples_tied=configuration.ties_samples, recipe=plan.training)
     log.info("training in %s%s", describe_step(style), f"; measured, in seconds: {seconds}" if seconds else "")
     return style, seconds
+
+
+def _measured_batch(configuration: Configuration) -> int:
+    """As many samples as make a step whose parts weigh as in training, and no more: 2, or more of small ones."""
+    return min(configuration.batch_size, max(2, round(MEASURED_VOXELS / prod(configuration.patch_size))))
 
 
 def _nothing(*_: object) -> None:
