@@ -138,6 +138,7 @@ def test_sigterm_saves_and_ends_with_143(trained, tmp_path):
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["iteration"] > 0
 
 
+@pytest.mark.long
 def test_the_dice_of_whole_cases_is_what_predict_and_evaluate_find(trained, tmp_path, monkeypatch):
     space = Workspace(begin(trained, tmp_path / "workspace"))
     seen, measure = [], pipeline._case_dice
