@@ -103,6 +103,7 @@ def test_a_compiler_that_fails_costs_one_line(caplog, monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch itself
 def test_a_compiled_network_gives_the_same_numbers(build_configuration):
     torch.manual_seed(0)
     network = build_network(build_configuration((8, 8), ((1, 1), (2, 2))), 1, 2)
