@@ -10,7 +10,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from numpy.typing import NDArray
 
-from autoseg.artifacts.plan import Augmentation
+from autoseg.artifacts.augmentation import Augmentation
 from autoseg.errors import AutosegError
 from autoseg.pool import follow_parent
 from autoseg.train.draws import Draws, draw, no_draws
@@ -28,12 +28,15 @@ class Batch:
     images : list of B ndarrays of float32, shape (C, *source edges)
     labels : list of B ndarrays of int16, shape (*source edges)
     draws : Draws
+    moved_values : tuple of int
+        Label values that occur in the samples that are moved.
     """
 
     cases: tuple[str, ...]
     images: list[NDArray[np.float32]]
     labels: list[NDArray[np.int16]]
     draws: Draws
+    moved_values: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,17 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
         names.append(case.name)
         images.append(image[:, 0] if flat else image)
         labels.append(label[0] if flat else label)
-    return Batch(cases=tuple(names), images=images, labels=labels, draws=draws)
+    values = values_in([labels[i] for i in np.flatnonzero(draws.moved)])
+    return Batch(cases=tuple(names), images=images, labels=labels, draws=draws, moved_values=values)
+
+
+def values_in(labels: Sequence[NDArray[np.int16]]) -> tuple[int, ...]:
+    """Values that occur in label maps, in order."""
+    seen = np.zeros(2**16, dtype=bool)
+    for label in labels:
+        seen[label] = True  # a negative value counts from the end
+    values = np.flatnonzero(seen)
+    return tuple(sorted(int(value) for value in np.where(values < 2**15, values, values - 2**16)))
 
 
 class PatchLoader(DataLoader):  # type: ignore[misc]  # batchgenerators is not typed

@@ -14,7 +14,7 @@ from autoseg.artifacts.plan import Configuration, Training
 from autoseg.errors import AutosegError
 from autoseg.networks.device import autocast, channels_last
 from autoseg.networks.unet import UNet
-from autoseg.train.augment import augment
+from autoseg.train.augment import Augmented, augment, pack
 from autoseg.train.loading import Batch, Batches
 from autoseg.train.losses import Objective, deep_loss, level_weights, overlap_counts
 from autoseg.train.schedule import poly_rate, progress_by_count, progress_by_time
@@ -151,13 +151,13 @@ def train(
 
 def train_step(state: TrainState, batch: Batch, course: Course) -> float:
     """One optimizer step on a batch; returns the loss."""
-    image, label = to_tensors(batch, course.configuration, course.device)
+    augmented = to_tensors(batch, course)
     state.network.train()
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    parts = len(image) if course.step.sample_by_sample else 1
-    for part, truth in zip(image.chunk(parts), label.chunk(parts), strict=True):
-        loss = step_loss(state.network, part, truth, course)[0] / parts
+    parts = len(augmented.images) if course.step.sample_by_sample else 1
+    for part in augmented.chunk(parts):
+        loss = step_loss(state.network, part, course)[0] / parts
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     state.scaler.unscale_(state.optimizer)
@@ -188,21 +188,37 @@ def _check_steps(state: TrainState) -> None:
         )
 
 
-def step_loss(network: UNet, image: Tensor, label: Tensor, course: Course) -> tuple[Tensor, list[Tensor]]:
+def step_loss(network: UNet, batch: Augmented, course: Course) -> tuple[Tensor, list[Tensor]]:
     """Deep-supervision loss of a batch, and the logits of its levels, in the step's precision and memory layout."""
     weights = level_weights(len(network.heads))
-    if course.step.sample_by_sample:
-        image = channels_last(image)
+    image = channels_last(batch.images) if course.step.sample_by_sample else batch.images
     with autocast(course.device, course.step.precision):
         levels = network.deep_logits(image, len(weights))
-    return deep_loss(levels, label, weights, course.objective), levels
+    loss = deep_loss(levels, batch.labels, weights, course.objective)
+    if batch.other_labels is not None:
+        other = deep_loss(levels, batch.other_labels, weights, course.objective)
+        loss = batch.own_share * loss + (1 - batch.own_share) * other
+    return loss, levels
 
 
-def to_tensors(batch: Batch, configuration: Configuration, device: torch.device) -> tuple[Tensor, Tensor]:
+def to_tensors(batch: Batch, course: Course) -> Augmented:
     """A batch on the device, augmented there."""
-    images = [torch.from_numpy(image).to(device, non_blocking=True) for image in batch.images]
-    labels = [torch.from_numpy(label).to(device, non_blocking=True) for label in batch.labels]
-    return augment(images, labels, batch.draws, configuration.patch_size, configuration.use_mask_for_norm)
+    configuration, device = course.configuration, course.device
+    regions = pack(
+        batch.images,
+        batch.labels,
+        batch.draws,
+        configuration.patch_size,
+        batch.moved_values,
+        pinned=device.type == "cuda",
+    )
+    return augment(
+        regions.to(device),
+        batch.draws,
+        configuration.patch_size,
+        configuration.use_mask_for_norm,
+        course.objective.ignore,
+    )
 
 
 class _Watch:
@@ -262,10 +278,10 @@ def _validate(
     counts = torch.zeros(2, 1, dtype=torch.float64)
     # The mode stays "train": instance norm has no running statistics, so nothing differs.
     for _ in range(limit):
-        image, label = to_tensors(next(batches), course.configuration, course.device)
-        loss, levels = step_loss(state.network, image, label, course)
+        batch = to_tensors(next(batches), course)
+        loss, levels = step_loss(state.network, batch, course)
         losses.append(float(loss))
-        counts = counts + overlap_counts(levels[0], label, course.objective)
+        counts = counts + overlap_counts(levels[0], batch.labels, course.objective)
     return losses, [float(2 * hit / size) if size else None for hit, size in counts.T] if limit else []
 
 

@@ -9,8 +9,10 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional
 
-from autoseg.train.augment import augment, coarse_matrix, gaussian_matrix
+from autoseg.train.augment import augment, pack
 from autoseg.train.draws import no_draws
+from autoseg.train.loading import values_in
+from autoseg.train.rows import coarse_matrix, gaussian_matrices
 
 PATCH = (4, 6, 8)
 
@@ -26,9 +28,16 @@ def sample(patch=PATCH, batch=2, channels=2):
     return images, labels
 
 
-def applied(images, labels, draws, patch=PATCH, masked=(False, False)):
-    """`augment` on copies."""
-    return augment([x.clone() for x in images], [x.clone() for x in labels], draws, patch, masked)
+def applied(images, labels, draws, patch=PATCH, masked=(False, False), **options):
+    """Images and labels after `augment`."""
+    augmented = augment(packed(images, labels, draws, patch), draws, patch, masked, **options)
+    return augmented.images, augmented.labels
+
+
+def packed(images, labels, draws, patch=PATCH):
+    """The regions as they are sent to the device."""
+    images, labels = [x.numpy() for x in images], [x.numpy() for x in labels]
+    return pack(images, labels, draws, patch, values_in(labels))
 
 
 def factors(value, sample=0, channel=1, batch=2, channels=2):
@@ -176,7 +185,7 @@ def test_gamma_keeps_mean_deviation_and_order(name, value):
 def test_gamma_leaves_a_constant_patch_alone():
     images = [torch.full((1, 4, 4), 3.0)]
     draws = replace(no_draws(1, 1, (4, 4)), gamma=np.array([[1.5]]), contrast=np.array([[1.2]]))
-    image, _ = augment(images, [torch.zeros(4, 4, dtype=torch.int16)], draws, (4, 4), (False,))
+    image, _ = applied(images, [torch.zeros(4, 4, dtype=torch.int16)], draws, (4, 4), (False,))
     torch.testing.assert_close(image, torch.full((1, 1, 4, 4), 3.0))
 
 
@@ -227,11 +236,12 @@ def test_masked_channels_are_zero_outside_and_outside_is_background():
 @pytest.mark.parametrize("n", [1, 2, 5, 16])
 @pytest.mark.parametrize("sigma", [0.0, 0.5, 1.0, 3.0])
 def test_a_blur_matrix_keeps_constants_and_is_scipys_filter(n, sigma):
-    matrix = gaussian_matrix(n, sigma)
-    torch.testing.assert_close(matrix.sum(dim=1), torch.ones(n))
+    # Beside a wider one, whose radius must not change it.
+    matrix, _ = gaussian_matrices(n, np.array([sigma, 3.5]))
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, rtol=1e-6)
     line = np.random.default_rng(0).standard_normal(n).astype(np.float32)
     expected = gaussian_filter1d(line, sigma, mode="mirror", truncate=4) if sigma else line
-    np.testing.assert_allclose(matrix.numpy() @ line, expected, atol=1e-3)
+    np.testing.assert_allclose(matrix @ line, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(("n", "m"), [(8, 4), (9, 5), (7, 7), (6, 1), (16, 11)])
@@ -239,13 +249,13 @@ def test_a_coarse_matrix_is_torchs_interpolation_there_and_back(n, m):
     line = torch.randn(1, 1, n)
     small = functional.interpolate(line, size=m, mode="nearest-exact")
     expected = functional.interpolate(small, size=n, mode="linear")[0, 0]
-    torch.testing.assert_close(coarse_matrix(n, m) @ line[0, 0], expected)
+    torch.testing.assert_close(torch.from_numpy(coarse_matrix(n, m)) @ line[0, 0], expected)
 
 
 def test_changes_do_not_reach_the_sources_of_other_samples():
     images, labels = sample()
     kept = [x.clone() for x in images], [x.clone() for x in labels]
     draws = replace(no_draws(2, 2, PATCH), brightness=factors(2.0), mirrored=np.ones((2, 3), dtype=bool))
-    augment(images, labels, draws, PATCH, (True, True))
+    applied(images, labels, draws, masked=(True, True))
     for now, before in zip((*images, *labels), (*kept[0], *kept[1]), strict=True):
         assert torch.equal(now, before)

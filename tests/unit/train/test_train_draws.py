@@ -1,6 +1,6 @@
 """What augmentation draws: the same for a seed, as often as the recipe says, within its bounds."""
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from itertools import product
 from math import radians
 
@@ -23,11 +23,15 @@ def draws_of(seed=0, recipe=RECIPE, batch=4, channels=2, patch=(8, 8, 8), mirror
     return draw(np.random.default_rng(seed), recipe, batch, channels, patch, mirror)
 
 
-def numbers(draws):
+def numbers(drawn):
     """Everything drawn, as nested lists."""
-    content = {field.name: getattr(draws, field.name) for field in fields(draws)}
-    noise = content.pop("noise")
-    return {name: value.tolist() for name, value in content.items()} | {k: v.tolist() for k, v in noise.items()}
+    if is_dataclass(drawn):
+        return {field.name: numbers(getattr(drawn, field.name)) for field in fields(drawn)}
+    if isinstance(drawn, dict):
+        return {key: numbers(value) for key, value in drawn.items()}
+    if isinstance(drawn, tuple):
+        return [numbers(value) for value in drawn]
+    return drawn.tolist() if isinstance(drawn, np.ndarray) else drawn
 
 
 def test_the_same_seed_draws_the_same():
