@@ -252,7 +252,7 @@ def augment(
     shift(image_bczyx, draws.shift)
     brighten(image_bczyx, draws.brightness)
     spread(image_bczyx, draws.contrast, draws.contrast_clipped)
-    lower_resolution(image_bczyx, draws.low_resolution)
+    lower_resolution(image_bczyx, draws.low_resolution, draws.mirrored)
     curve(image_bczyx, draws.gamma_inverted, inverted=True)
     curve(image_bczyx, draws.gamma, inverted=False)
     cut_out(image_bczyx, draws.cut_out)

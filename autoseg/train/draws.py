@@ -336,10 +336,10 @@ def _matrix(rng: np.random.Generator, recipe: Augmentation, patch: Sequence[int]
     flat = is_flat(patch)
     matrix = np.eye(d)
     if rotated:
-        for plane, limit in _planes(recipe, patch, flat):
+        for plane, limit in planes(recipe, patch):
             angle = radians(rng.uniform(-limit, limit))
             if recipe.rotation_probability_per_axis == 1 or rng.random() < recipe.rotation_probability_per_axis:
-                matrix = matrix @ _rotation(d, plane, angle)
+                matrix = matrix @ rotation(d, plane, angle)
     if scaled:
         moved_axes = slice(1, None) if flat else slice(None)
         factor: float | NDArray[np.float64] = rng.uniform(*recipe.scaling)
@@ -349,8 +349,9 @@ def _matrix(rng: np.random.Generator, recipe: Augmentation, patch: Sequence[int]
     return matrix
 
 
-def _planes(recipe: Augmentation, patch: Sequence[int], flat: bool) -> list[tuple[tuple[int, int], float]]:
+def planes(recipe: Augmentation, patch: Sequence[int]) -> list[tuple[tuple[int, int], float]]:
     """The planes to rotate in and how far, in degrees."""
+    flat = is_flat(patch)
     if len(patch) == 3 and not flat:
         return [((1, 2), recipe.rotation_degrees), ((0, 2), recipe.rotation_degrees), ((0, 1), recipe.rotation_degrees)]
     plane = (1, 2) if flat else (0, 1)
@@ -359,7 +360,8 @@ def _planes(recipe: Augmentation, patch: Sequence[int], flat: bool) -> list[tupl
     return [(plane, limit)]
 
 
-def _rotation(d: int, plane: tuple[int, int], angle: float) -> NDArray[np.float64]:
+def rotation(d: int, plane: tuple[int, int], angle: float) -> NDArray[np.float64]:
+    """A turn in the plane of two axes, in radians, as a matrix."""
     matrix = np.eye(d)
     i, j = plane
     matrix[i, i] = matrix[j, j] = cos(angle)
@@ -373,11 +375,11 @@ def _quarter_turns(
     """Axes and mirroring of each sample, some turned in a plane whose edges are equal."""
     b, d = mirrored.shape
     axes, mirrored = np.tile(np.arange(d), (b, 1)), mirrored.copy()
-    planes = [(i, j) for i in range(d) for j in range(i + 1, d) if patch[i] == patch[j]]
-    if not planes:
+    equal = [(i, j) for i in range(d) for j in range(i + 1, d) if patch[i] == patch[j]]
+    if not equal:
         return axes, mirrored
     for sample in np.flatnonzero(rng.random(b) < recipe.quarter_turn_probability):
-        i, j = planes[rng.integers(len(planes))]
+        i, j = equal[rng.integers(len(equal))]
         quarters = int(rng.integers(1, 4))
         if quarters != 2:
             axes[sample, [i, j]] = j, i

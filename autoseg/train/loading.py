@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from autoseg.artifacts.augmentation import Augmentation
 from autoseg.errors import AutosegError
 from autoseg.pool import follow_parent
+from autoseg.train.classic import farthest_edges, transform
 from autoseg.train.draws import Draws, draw, no_draws
 from autoseg.train.sampling import TrainingCase, choose_corner, forced_foreground, read_region
 
@@ -59,12 +60,19 @@ class BatchRecipe:
     augmentation: Augmentation | None
     seeds: tuple[int, ...]
 
+    @property
+    def classic(self) -> Augmentation | None:
+        """The augmentation, if it is done while loading."""
+        there = self.augmentation is not None and self.augmentation.backend == "batchgenerators"
+        return self.augmentation if there else None
+
 
 def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) -> Batch:
     """Batch `number`, the same whoever makes it and whenever."""
     rng = np.random.default_rng((*recipe.seeds, number))
     patch = recipe.patch
-    if recipe.augmentation is None:
+    classic = recipe.classic
+    if recipe.augmentation is None or classic is not None:
         draws = no_draws(recipe.batch_size, recipe.num_channels, patch)
     else:
         draws = draw(rng, recipe.augmentation, recipe.batch_size, recipe.num_channels, patch, recipe.mirror_axes)
@@ -75,7 +83,7 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
         case = cases[int(pick)]
         patch_zyx = (1, *patch) if flat else patch
         corner = choose_corner(rng, case.label_zyx.shape, patch_zyx, case.locations, foreground=bool(forced[i]))
-        source = draws.source_edges(i, patch)
+        source = draws.source_edges(i, patch) if classic is None else farthest_edges(classic, patch)
         edges = (1, *source) if flat else source
         start = [at - (wide - edge) // 2 for at, wide, edge in zip(corner, edges, patch_zyx, strict=True)]
         image = read_region(case.image_czyx, start, edges, 0).astype(np.float32, copy=False)
@@ -83,6 +91,9 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
         names.append(case.name)
         images.append(image[:, 0] if flat else image)
         labels.append(label[0] if flat else label)
+    if classic is not None:
+        seed = int(rng.integers(2**32))
+        images, labels = transform(images, labels, classic, patch, recipe.mirror_axes, seed)
     values = values_in([labels[i] for i in np.flatnonzero(draws.moved)])
     return Batch(cases=tuple(names), images=images, labels=labels, draws=draws, moved_values=values)
 

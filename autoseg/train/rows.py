@@ -100,20 +100,23 @@ def blur(image_bczyx: Tensor, sigma_bcd: NDArray[np.float64]) -> None:
     change_rows(image_bczyx, sigma_bcd.max(axis=2) > 0, change)
 
 
-def lower_resolution(image_bczyx: Tensor, factor_bc: NDArray[np.float64]) -> None:
-    """Take the nearest voxels of a coarser grid and interpolate back; a flat patch's slices stay."""
+def lower_resolution(image_bczyx: Tensor, factor_bc: NDArray[np.float64], mirrored_bd: NDArray[np.bool_]) -> None:
+    """Take the nearest voxels of a coarser grid and interpolate back; a flat patch's slices stay.
+
+    Of two voxels as near, the later one before mirroring.
+    """
     edges = image_bczyx.shape[2:]
     kept = 1 if is_flat(edges) else 0
 
     def change(x: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        factors = factor_bc.ravel()[rows]
-        return along_axes(
-            x,
-            [
-                None if axis < kept else np.stack([coarse_matrix(n, max(1, round(n * f))) for f in factors])
-                for axis, n in enumerate(edges)
-            ],
-        )
+        factors, mirrored = factor_bc.ravel()[rows], mirrored_bd[rows // factor_bc.shape[1]]
+        matrices: list[NDArray[np.floating] | None] = [None] * len(edges)
+        for axis, n in list(enumerate(edges))[kept:]:
+            each = [coarse_matrix(n, max(1, round(n * factor))) for factor in factors]
+            matrices[axis] = np.stack(
+                [one[::-1, ::-1] if flip else one for one, flip in zip(each, mirrored[:, axis], strict=True)]
+            )
+        return along_axes(x, matrices)
 
     change_rows(image_bczyx, factor_bc < 1, change)
 
