@@ -294,17 +294,17 @@ def _grid(group: Moving, draws: Draws, patch: Sequence[int]) -> Tensor:
     source = np.asarray(group.labels.shape[1:], dtype=np.float64)
     scaled = np.stack([draws.mapping(i) for i in group.samples]) * np.asarray(patch, dtype=np.float64)
     scaled = (scaled / source[:, None])[:, ::-1, ::-1]
-    theta = np.zeros((m, d, d + 1), dtype=np.float32)
+    theta = np.zeros((m, d, d + 1))
     theta[:, :, :d] = scaled
-    on_device = torch.from_numpy(theta).to(device, non_blocking=True)
+    on_device = torch.from_numpy(theta).to(group.images.dtype).to(device, non_blocking=True)
     grid = functional.affine_grid(on_device, [m, 1, *patch], align_corners=False)
     if any(i in draws.elastic for i in group.samples):
-        offsets = _offsets(group.samples, draws, patch, device)
+        offsets = _offsets(group.samples, draws, patch, grid)
         grid += (offsets.flatten(1, d) @ on_device[:, :, :d].transpose(1, 2)).view_as(grid)
     return grid
 
 
-def _offsets(samples: Sequence[int], draws: Draws, patch: Sequence[int], device: torch.device) -> Tensor:
+def _offsets(samples: Sequence[int], draws: Draws, patch: Sequence[int], like: Tensor) -> Tensor:
     """Deformation of the patches, in torch's terms; shape (M, *patch, d)."""
     d = len(patch)
     points = next(iter(draws.elastic.values())).shape
@@ -314,7 +314,11 @@ def _offsets(samples: Sequence[int], draws: Draws, patch: Sequence[int], device:
             moved[place] = draws.elastic[i] * (2 / np.asarray(patch)).reshape(-1, *(1 for _ in patch))
     splines = [spline_matrix(n, count) for n, count in zip(patch, points[1:], strict=True)]
     # Reversed axes, and channels last.
-    controls = torch.from_numpy(moved[:, ::-1].reshape(-1, *points[1:]).copy()).to(device, non_blocking=True)
+    controls = (
+        torch.from_numpy(moved[:, ::-1].reshape(-1, *points[1:]).copy())
+        .to(like.dtype)
+        .to(like.device, non_blocking=True)
+    )
     return along_axes(controls, splines).view(len(samples), d, *patch).movedim(1, -1).contiguous()
 
 
@@ -361,7 +365,7 @@ def vote(label_mzyx: Tensor, grid: Tensor, values: Sequence[int]) -> Tensor:
     label = torch.full(grid.shape[:-1], rest, dtype=label_mzyx.dtype, device=label_mzyx.device)
     if not others:
         return label
-    best = torch.zeros(grid.shape[:-1], device=grid.device)
+    best = grid.new_zeros(grid.shape[:-1])
     left = torch.ones_like(best)
     at_once = max(1, VOTES_BYTES // (4 * max(label_mzyx.numel(), label.numel())))
     for start in range(0, len(others), at_once):
