@@ -36,6 +36,7 @@ from autoseg.train.rows import (
 GROUP_BYTES = 2**26
 # Votes of as many label values are held at a time.
 VOTES_BYTES = 2**27
+FORWARDS, BACKWARDS = slice(None), slice(None, None, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +156,10 @@ def pack(
     b, c = len(images), len(images[0])
     still_images = torch.empty((b, c, *patch), pin_memory=pinned)
     still_labels = torch.empty((b, *patch), dtype=torch.int16, pin_memory=pinned)
-    for i in (i for i in range(b) if not draws.moved[i]):
-        _lay(still_images[i], images[i], draws, i)
-        _lay(still_labels[i], labels[i], draws, i)
+    all_images, all_labels = still_images.numpy(), still_labels.numpy()
+    for i in np.flatnonzero(~draws.moved).tolist():
+        _lay(all_images[i], images[i], draws, i)
+        _lay(all_labels[i], labels[i], draws, i)
     noise = None
     if draws.noise:
         noise = torch.empty((len(draws.noise), c, *patch), pin_memory=pinned)
@@ -167,12 +169,11 @@ def pack(
     return Regions(still_images, still_labels, tuple(groups), noise, tuple(sorted(values)))
 
 
-def _lay(place: Tensor, region: NDArray[np.generic], draws: Draws, sample: int) -> None:
+def _lay(place: NDArray[np.generic], region: NDArray[np.generic], draws: Draws, sample: int) -> None:
     """Copy a region that is not moved, turned and mirrored."""
-    lead = region.ndim - draws.axes.shape[1]
-    turned = region.transpose(*range(lead), *(draws.axes[sample] + lead))
-    flips = tuple(slice(None, None, -1 if mirrored else None) for mirrored in draws.mirrored[sample])
-    place.numpy()[:] = turned[(..., *flips)]
+    axes, lead = draws.axes[sample].tolist(), region.ndim - draws.axes.shape[1]
+    turned = region.transpose(*range(lead), *(axis + lead for axis in axes))
+    place[:] = turned[(..., *(BACKWARDS if mirrored else FORWARDS for mirrored in draws.mirrored[sample].tolist()))]
 
 
 def _groups(images: Sequence[NDArray[np.float32]], draws: Draws) -> list[list[int]]:

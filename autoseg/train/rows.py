@@ -78,12 +78,15 @@ def curve(image_bczyx: Tensor, gamma_bc: NDArray[np.float64], *, inverted: bool)
     def change(x: Tensor, rows: NDArray[np.int64]) -> Tensor:
         if inverted:
             x.neg_()
-        std, mean = _std_mean(x)
+        mean = _mean(x)
+        x.sub_(mean)
+        # Beside each other, lengths of centred rows are as good as deviations.
+        length = _length(x)
         low, high = _range(x)
         span = (high - low).clamp_(min=1e-7)
-        x.sub_(low).div_(span).pow_(_column(gamma_bc, rows, x)).mul_(span).add_(low)
-        new_std, new_mean = _std_mean(x)
-        x.sub_(new_mean).mul_(std / new_std.clamp_(min=1e-7)).add_(mean)
+        x.sub_(low).div_(span).pow_(_column(gamma_bc, rows, x)).mul_(span)
+        x.sub_(_mean(x))
+        x.mul_(length / _length(x).clamp_(min=1e-7)).add_(mean)
         return x.neg_() if inverted else x
 
     change_rows(image_bczyx, gamma_bc != 1, change)
@@ -277,14 +280,14 @@ def _mean(x: Tensor) -> Tensor:
     return x.mean(dim=_space(x), keepdim=True)
 
 
-def _std_mean(x: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.std_mean(x, dim=_space(x), keepdim=True)
+def _length(x: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(x, dim=_space(x), keepdim=True)
+    return length
 
 
 def _range(x: Tensor) -> tuple[Tensor, Tensor]:
-    low, high = x.flatten(1).aminmax(dim=1)
-    shape = (-1, *(1 for _ in x.shape[1:]))
-    return low.view(shape), high.view(shape)
+    # On CPUs many times faster than aminmax.
+    return x.amin(dim=_space(x), keepdim=True), x.amax(dim=_space(x), keepdim=True)
 
 
 def _space(x: Tensor) -> tuple[int, ...]:

@@ -222,7 +222,9 @@ def test_the_whole_recipe(image):
         lambda x: np.abs(np.diff(x, axis=-1)).mean(axis=(1, 2, 3)),
         lambda x: x[:, 0, 3, 4],
     ):
-        assert ks_2samp(figures(mine), figures(np.stack(classic))).pvalue > 0.01
+        # Many samples are only mirrored, and equal but for rounding.
+        one, other = (np.round(figures(each), 4) for each in (mine, np.stack(classic)))
+        assert ks_2samp(one, other).pvalue > 0.01
 
 
 def test_a_wrong_range_would_be_seen(image):
