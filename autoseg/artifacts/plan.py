@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from autoseg.artifacts.augmentation import Augmentation
 from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.bounds import AtLeastOne, NonNegative, Positive, Share
 from autoseg.artifacts.fingerprint import IntensityStatistics
@@ -12,7 +13,6 @@ from autoseg.artifacts.labels import Labels, Name, Value, count_foreground, coun
 
 Axis = Annotated[int, msgspec.Meta(ge=0, le=2)]
 Order = Annotated[int, msgspec.Meta(ge=0, le=3)]
-Range = tuple[NonNegative, NonNegative]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
 Norm = Literal["instance", "batch", "layer", "group"]
 Attention = Literal["none", "se", "scse"]
@@ -167,53 +167,6 @@ class Configuration(Record, frozen=True, kw_only=True):
     def divisors(self) -> tuple[int, ...]:
         """By how much the whole encoder shrinks each axis."""
         return tuple(prod(stage[axis] for stage in self.strides) for axis in range(len(self.patch_size)))
-
-
-class Augmentation(Record, frozen=True, kw_only=True):
-    """Probabilities and ranges of the random changes made to training patches.
-
-    Probabilities are per sample; those named `..._per_channel` are then drawn for each channel.
-    """
-
-    rotation_probability: Share = 0.2
-    rotation_degrees: NonNegative = 30.0
-    rotation_degrees_in_plane: NonNegative = 180.0
-    scaling_probability: Share = 0.2
-    scaling: Range = (0.7, 1.4)
-    noise_probability: Share = 0.1
-    noise_sigma: Range = (0.0, 0.1)
-    blur_probability: Share = 0.2
-    blur_probability_per_channel: Share = 0.5
-    blur_sigma_voxels: Range = (0.5, 1.0)
-    brightness_probability: Share = 0.15
-    brightness: Range = (0.75, 1.25)
-    contrast_probability: Share = 0.15
-    contrast: Range = (0.75, 1.25)
-    low_resolution_probability: Share = 0.25
-    low_resolution_probability_per_channel: Share = 0.5
-    low_resolution: Range = (0.5, 1.0)
-    gamma_inverted_probability: Share = 0.1
-    gamma_probability: Share = 0.3
-    gamma: Range = (0.7, 1.5)
-    mirror_probability: Share = 0.5
-
-    def __post_init__(self) -> None:
-        """Refuse ranges written the wrong way round.
-
-        Raises
-        ------
-        ValueError
-            A lower end is above its upper end, or a factor's lower end is zero.
-        """
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if isinstance(value, tuple) and value[0] > value[1]:
-                message = f"{name}: the lower end {value[0]} is above the upper end {value[1]}"
-                raise ValueError(message)
-        for name in ("scaling", "low_resolution", "gamma"):
-            if getattr(self, name)[0] == 0:
-                message = f"{name}: must be above 0"
-                raise ValueError(message)
 
 
 class Training(Record, frozen=True, kw_only=True):

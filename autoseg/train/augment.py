@@ -1,8 +1,12 @@
-"""Drawn augmentation applied to a batch, as tensor code on whatever device trains."""
+"""Drawn augmentation applied to a whole batch, as tensor code on whatever device trains.
+
+Regions are packed on the host, where mirroring costs nothing; what is left for the device is a few dozen kernels for a
+batch, however large, none of which the host waits for.
+"""
 
 from collections.abc import Sequence
-from functools import lru_cache
-from math import ceil
+from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import torch
@@ -10,157 +14,372 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from autoseg.train.draws import Draws, is_flat
+from autoseg.train.draws import SPLINE_ORDER, Draws
+from autoseg.train.mixing import copy_paste, cut_mix, cut_out
+from autoseg.train.rows import (
+    add_gradient,
+    along_axes,
+    blur,
+    brighten,
+    curve,
+    curve_locally,
+    lower_resolution,
+    sharpen,
+    shift,
+    smooth_by_median,
+    spread,
+)
 
-# b: batch, c: channels, zyx: the patch's axes (two in 2D).
+# b: batch, c: channels, m: moved samples of a group, k: label values, zyx: the patch's axes (two in 2D).
+
+# Regions to be moved are padded to one size and moved together up to this size; larger ones alone.
+GROUP_BYTES = 2**26
+# Votes of as many label values are held at a time.
+VOTES_BYTES = 2**27
+FORWARDS, BACKWARDS = slice(None), slice(None, None, -1)
 
 
-def augment(
-    images: Sequence[Tensor],
-    labels: Sequence[Tensor],
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """Regions of samples that are moved, padded to one size around their centres.
+
+    Attributes
+    ----------
+    samples : tuple of int
+    images : Tensor of float32, shape (M, C, *edges)
+    labels : Tensor of int16, shape (M, *edges)
+    """
+
+    samples: tuple[int, ...]
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """What a batch is made from, packed to be sent to the device.
+
+    Attributes
+    ----------
+    images : Tensor of float32, shape (B, C, *patch)
+        Of samples that are not moved; the places of the others hold nothing.
+    labels : Tensor of int16, shape (B, *patch)
+        Likewise; -1 outside the case's mask.
+    moving : tuple of Moving
+    noise : Tensor of float32, shape (N, C, *patch), or None
+        Of the samples that get some.
+    values : tuple of int
+        Label values that the moving regions hold, in order.
+    """
+
+    images: Tensor
+    labels: Tensor
+    moving: tuple[Moving, ...]
+    noise: Tensor | None
+    values: tuple[int, ...]
+
+    def to(self, device: torch.device) -> "Regions":
+        """The same on a device; the host does not wait where memory is pinned."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            moving=tuple(
+                Moving(
+                    group.samples,
+                    group.images.to(device, non_blocking=True),
+                    group.labels.to(device, non_blocking=True),
+                )
+                for group in self.moving
+            ),
+            noise=None if self.noise is None else self.noise.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Augmented:
+    """A batch to train on.
+
+    Attributes
+    ----------
+    images : Tensor of float32, shape (B, C, *patch)
+    labels : Tensor of int64, shape (B, *patch)
+    other_labels : Tensor of int64, shape (B, *patch), or None
+        Of the samples mixed in.
+    own_share : float
+        What `labels` count in the loss; the rest counts `other_labels`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    other_labels: Tensor | None = None
+    own_share: float = 1.0
+
+    def chunk(self, parts: int) -> "list[Augmented]":
+        """The batch in parts, along its samples."""
+        labels = self.labels.chunk(parts)
+        others = [None] * len(labels) if self.other_labels is None else self.other_labels.chunk(parts)
+        return [
+            Augmented(*part, own_share=self.own_share)
+            for part in zip(self.images.chunk(parts), labels, others, strict=True)
+        ]
+
+
+def pack(
+    images: Sequence[NDArray[np.float32]],
+    labels: Sequence[NDArray[np.int16]],
     draws: Draws,
     patch: Sequence[int],
-    masked_channels: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
-    """Cut, move and change the patches of a batch.
+    values: Sequence[int],
+    *,
+    pinned: bool = False,
+) -> Regions:
+    """Put the regions of a batch together on the host, mirrored where they are not moved.
 
     Parameters
     ----------
-    images : sequence of B Tensors of float32, shape (C, *source edges)
+    images : sequence of B ndarrays of float32, shape (C, *source edges)
         Regions as large as `Draws.source_edges` says.
-    labels : sequence of B Tensors of int16, shape (*source edges)
+    labels : sequence of B ndarrays of int16, shape (*source edges)
         -1 outside the case's mask.
+    draws : Draws
+    patch : sequence of int
+    values : sequence of int
+        Label values that the moved samples hold.
+    pinned : bool
+        In memory that CUDA can read by itself.
+
+    Returns
+    -------
+    Regions
+    """
+    b, c = len(images), len(images[0])
+    still_images = torch.empty((b, c, *patch), pin_memory=pinned)
+    still_labels = torch.empty((b, *patch), dtype=torch.int16, pin_memory=pinned)
+    all_images, all_labels = still_images.numpy(), still_labels.numpy()
+    for i in np.flatnonzero(~draws.moved).tolist():
+        _lay(all_images[i], images[i], draws, i)
+        _lay(all_labels[i], labels[i], draws, i)
+    noise = None
+    if draws.noise:
+        noise = torch.empty((len(draws.noise), c, *patch), pin_memory=pinned)
+        for place, values_czyx in zip(noise, draws.noise.values(), strict=True):
+            place.numpy()[:] = values_czyx
+    groups = [_together(group, images, labels, pinned=pinned) for group in _groups(images, draws)]
+    return Regions(still_images, still_labels, tuple(groups), noise, tuple(sorted(values)))
+
+
+def _lay(place: NDArray[np.generic], region: NDArray[np.generic], draws: Draws, sample: int) -> None:
+    """Copy a region that is not moved, turned and mirrored."""
+    axes, lead = draws.axes[sample].tolist(), region.ndim - draws.axes.shape[1]
+    turned = region.transpose(*range(lead), *(axis + lead for axis in axes))
+    place[:] = turned[(..., *(BACKWARDS if mirrored else FORWARDS for mirrored in draws.mirrored[sample].tolist()))]
+
+
+def _groups(images: Sequence[NDArray[np.float32]], draws: Draws) -> list[list[int]]:
+    """The moved samples, as many together as memory for their padded regions allows."""
+    groups: list[list[int]] = []
+    for i in np.flatnonzero(draws.moved):
+        if groups:
+            together = [*groups[-1], int(i)]
+            if len(together) * prod(_common_edges(together, images)) * 4 <= GROUP_BYTES:
+                groups[-1] = together
+                continue
+        groups.append([int(i)])
+    return groups
+
+
+def _common_edges(samples: Sequence[int], images: Sequence[NDArray[np.float32]]) -> tuple[int, ...]:
+    """Channels, and the largest edges of some samples' regions."""
+    return tuple(int(edge) for edge in np.max([images[i].shape for i in samples], axis=0))
+
+
+def _together(
+    samples: Sequence[int],
+    images: Sequence[NDArray[np.float32]],
+    labels: Sequence[NDArray[np.int16]],
+    *,
+    pinned: bool,
+) -> Moving:
+    """Regions of some samples in one array each."""
+    if len(samples) == 1 and not pinned:
+        only = samples[0]
+        return Moving((only,), torch.from_numpy(images[only])[None], torch.from_numpy(labels[only])[None])
+    edges = _common_edges(samples, images)
+    all_images = torch.zeros((len(samples), *edges), pin_memory=pinned)
+    all_labels = torch.full((len(samples), *edges[1:]), -1, dtype=torch.int16, pin_memory=pinned)
+    for place, i in enumerate(samples):
+        # Source edges are the patch's plus even numbers, so that all centres are the same place.
+        inside = [(wide - edge) // 2 for wide, edge in zip(edges[1:], labels[i].shape, strict=True)]
+        box = [slice(start, start + edge) for start, edge in zip(inside, labels[i].shape, strict=True)]
+        all_images[place].numpy()[(slice(None), *box)] = images[i]
+        all_labels[place].numpy()[(*box,)] = labels[i]
+    return Moving(tuple(samples), all_images, all_labels)
+
+
+def augment(
+    regions: Regions,
+    draws: Draws,
+    patch: Sequence[int],
+    masked_channels: Sequence[bool],
+    ignore: int | None = None,
+) -> Augmented:
+    """Move and change the patches of a batch.
+
+    Parameters
+    ----------
+    regions : Regions
+        On the device; what they hold is changed.
     draws : Draws
     patch : sequence of int
     masked_channels : sequence of bool, length C
         Channels normalized inside the mask: they are set to 0 outside it again.
+    ignore : int, optional
+        The label value of voxels that are not annotated.
 
     Returns
     -------
-    Tensor of float32, shape (B, C, *patch)
-    Tensor of int64, shape (B, *patch)
+    Augmented
     """
-    moved = [
-        _move(image, label, draws.matrices[i], patch) if draws.moved[i] else (image, label)
-        for i, (image, label) in enumerate(zip(images, labels, strict=True))
-    ]
-    image_bczyx = torch.stack([image for image, _ in moved])
-    label_bzyx = torch.stack([label for _, label in moved])
-    _add_noise(image_bczyx, draws.noise)
-    _blur(image_bczyx, draws.blur_sigma_voxels)
-    _brighten(image_bczyx, draws.brightness)
-    _change_contrast(image_bczyx, draws.contrast)
-    _lower_resolution(image_bczyx, draws.low_resolution, patch)
-    _gamma(image_bczyx, draws.gamma_inverted, inverted=True)
-    _gamma(image_bczyx, draws.gamma, inverted=False)
-    for i in range(len(moved)):
-        axes = [int(axis) for axis in np.flatnonzero(draws.mirrored[i])]
-        if axes:
-            image_bczyx[i] = image_bczyx[i].flip([axis + 1 for axis in axes])
-            label_bzyx[i] = label_bzyx[i].flip(axes)
+    image_bczyx, label_bzyx = regions.images, regions.labels
+    for group in regions.moving:
+        _move(group, draws, patch, regions.values, image_bczyx, label_bzyx)
+    copy_paste(image_bczyx, label_bzyx, draws.pasted_from, ignore)
+    cut_mix(image_bczyx, label_bzyx, draws.cut_mixed)
+    if regions.noise is not None:
+        image_bczyx.index_add_(0, _index(list(draws.noise), image_bczyx.device), regions.noise)
+    smooth_by_median(image_bczyx, draws.median_size_voxels)
+    blur(image_bczyx, draws.blur_sigma_voxels)
+    shift(image_bczyx, draws.shift)
+    brighten(image_bczyx, draws.brightness)
+    spread(image_bczyx, draws.contrast, draws.contrast_clipped)
+    lower_resolution(image_bczyx, draws.low_resolution, draws.mirrored)
+    curve(image_bczyx, draws.gamma_inverted, inverted=True)
+    curve(image_bczyx, draws.gamma, inverted=False)
+    cut_out(image_bczyx, draws.cut_out)
+    add_gradient(image_bczyx, draws.gradient)
+    curve_locally(image_bczyx, draws.local_gamma)
+    sharpen(image_bczyx, draws.sharpen)
     if any(masked_channels):
         outside = label_bzyx < 0
         for channel in (c for c, masked in enumerate(masked_channels) if masked):
-            image_bczyx[:, channel][outside] = 0
-    return image_bczyx, label_bzyx.clamp_(min=0).long()
+            image_bczyx[:, channel].masked_fill_(outside, 0)
+    label_bzyx = label_bzyx.clamp_(min=0).long()
+    if draws.own_share == 1:
+        return Augmented(image_bczyx, label_bzyx)
+    partners = _index(draws.mixed_with.tolist(), image_bczyx.device)
+    mixed = image_bczyx.index_select(0, partners).lerp_(image_bczyx, draws.own_share)
+    return Augmented(mixed, label_bzyx, label_bzyx.index_select(0, partners), draws.own_share)
 
 
-def _move(image: Tensor, label: Tensor, matrix: NDArray[np.float64], patch: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Sample the patch through the matrix: linear for the image, linear votes of each class for the label."""
-    d = len(patch)
-    source = image.shape[1:]
+def _move(
+    group: Moving,
+    draws: Draws,
+    patch: Sequence[int],
+    values: Sequence[int],
+    image_bczyx: Tensor,
+    label_bzyx: Tensor,
+) -> None:
+    """Sample the group's patches into the batch."""
+    device = image_bczyx.device
+    grid = _grid(group, draws, patch)
+    index = _index(group.samples, device)
+    image_bczyx.index_copy_(0, index, functional.grid_sample(group.images, grid, align_corners=False))
+    label_bzyx.index_copy_(0, index, vote(group.labels, grid, values))
+
+
+def _grid(group: Moving, draws: Draws, patch: Sequence[int]) -> Tensor:
+    """Where each voxel of the group's patches comes from, in torch's terms; shape (M, *patch, d)."""
+    device, d, m = group.images.device, len(patch), len(group.samples)
     # In coordinates that run from -1 to 1 over the volume, in torch's reversed axis order.
-    scaled = matrix * np.asarray(patch, dtype=np.float64)[None, :] / np.asarray(source, dtype=np.float64)[:, None]
-    theta = torch.zeros(1, d, d + 1, device=image.device)
-    theta[0, :, :d] = torch.as_tensor(scaled[::-1, ::-1].copy(), dtype=torch.float32)
-    grid = functional.affine_grid(theta, [1, 1, *patch], align_corners=False)
-    new_image = functional.grid_sample(image[None], grid, align_corners=False)[0]
-    # Beyond the region nothing votes: that is outside, as where the case ends.
-    best = torch.zeros(tuple(patch), device=image.device)
-    new_label = torch.full(tuple(patch), -1, dtype=label.dtype, device=label.device)
-    # One label after the other: memory must not grow with their number.
-    for value in torch.unique(label):
-        votes = functional.grid_sample((label == value).to(image.dtype)[None, None], grid, align_corners=False)[0, 0]
-        new_label = torch.where(votes > best, value, new_label)
-        best = torch.maximum(best, votes)
-    return new_image, new_label
+    source = np.asarray(group.labels.shape[1:], dtype=np.float64)
+    scaled = np.stack([draws.mapping(i) for i in group.samples]) * np.asarray(patch, dtype=np.float64)
+    scaled = (scaled / source[:, None])[:, ::-1, ::-1]
+    theta = np.zeros((m, d, d + 1))
+    theta[:, :, :d] = scaled
+    on_device = torch.from_numpy(theta).to(group.images.dtype).to(device, non_blocking=True)
+    grid = functional.affine_grid(on_device, [m, 1, *patch], align_corners=False)
+    if any(i in draws.elastic for i in group.samples):
+        offsets = _offsets(group.samples, draws, patch, grid)
+        grid += (offsets.flatten(1, d) @ on_device[:, :, :d].transpose(1, 2)).view_as(grid)
+    return grid
 
 
-def _add_noise(image_bczyx: Tensor, noise: dict[int, NDArray[np.float32]]) -> None:
-    for sample, field in noise.items():
-        image_bczyx[sample] += torch.as_tensor(field, device=image_bczyx.device)
+def _offsets(samples: Sequence[int], draws: Draws, patch: Sequence[int], like: Tensor) -> Tensor:
+    """Deformation of the patches, in torch's terms; shape (M, *patch, d)."""
+    d = len(patch)
+    points = next(iter(draws.elastic.values())).shape
+    moved = np.zeros((len(samples), *points), dtype=np.float32)
+    for place, i in enumerate(samples):
+        if i in draws.elastic:
+            moved[place] = draws.elastic[i] * (2 / np.asarray(patch)).reshape(-1, *(1 for _ in patch))
+    splines = [spline_matrix(n, count) for n, count in zip(patch, points[1:], strict=True)]
+    # Reversed axes, and channels last.
+    controls = (
+        torch.from_numpy(moved[:, ::-1].reshape(-1, *points[1:]).copy())
+        .to(like.dtype)
+        .to(like.device, non_blocking=True)
+    )
+    return along_axes(controls, splines).view(len(samples), d, *patch).movedim(1, -1).contiguous()
 
 
-def _blur(image_bczyx: Tensor, sigma_bcd: NDArray[np.float64]) -> None:
-    for b, c in zip(*np.nonzero(sigma_bcd.max(axis=2)), strict=True):
-        matrices = [
-            gaussian_matrix(n, float(sigma)) for n, sigma in zip(image_bczyx.shape[2:], sigma_bcd[b, c], strict=True)
-        ]
-        image_bczyx[b, c] = along_axes(image_bczyx[b, c], matrices)
+def spline_matrix(n: int, num_points: int) -> NDArray[np.float32]:
+    """Values at n voxels of a cubic B-spline with control points at equal distances, as a matrix.
+
+    Notes
+    -----
+    The points reach a cell beyond both ends. Rows sum to 1 and hold nothing negative. A single point is a constant.
+    """
+    if num_points == 1:
+        return np.ones((n, 1), dtype=np.float32)
+    cells = num_points - SPLINE_ORDER
+    at = (np.arange(n) + 0.5) / n * cells
+    cell = np.minimum(at.astype(np.int64), cells - 1)
+    t = at - cell
+    weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
+    matrix = np.zeros((n, num_points), dtype=np.float32)
+    for offset, weight in enumerate(weights):
+        matrix[np.arange(n), cell + offset] = weight / 6
+    return matrix
 
 
-def _lower_resolution(image_bczyx: Tensor, factor_bc: NDArray[np.float64], patch: Sequence[int]) -> None:
-    kept = 1 if is_flat(patch) else 0
-    for b, c in zip(*np.nonzero(factor_bc < 1), strict=True):
-        matrices = [
-            torch.eye(n) if axis < kept else coarse_matrix(n, max(1, round(n * float(factor_bc[b, c]))))
-            for axis, n in enumerate(image_bczyx.shape[2:])
-        ]
-        image_bczyx[b, c] = along_axes(image_bczyx[b, c], matrices)
+def vote(label_mzyx: Tensor, grid: Tensor, values: Sequence[int]) -> Tensor:
+    """Sample a label map: each value votes linearly, and the most votes win.
+
+    Parameters
+    ----------
+    label_mzyx : Tensor of int16, shape (M, *edges)
+    grid : Tensor of float32, shape (M, *patch, d)
+    values : sequence of int
+        All that occur, in order.
+
+    Returns
+    -------
+    Tensor of int16, shape (M, *patch)
+
+    Notes
+    -----
+    Votes sum to 1, so the first value takes what the others leave: its own are not counted. Of the others as many are
+    counted at a time as memory is allowed.
+    """
+    rest, others = values[0], values[1:]
+    label = torch.full(grid.shape[:-1], rest, dtype=label_mzyx.dtype, device=label_mzyx.device)
+    if not others:
+        return label
+    best = grid.new_zeros(grid.shape[:-1])
+    left = torch.ones_like(best)
+    at_once = max(1, VOTES_BYTES // (4 * max(label_mzyx.numel(), label.numel())))
+    for start in range(0, len(others), at_once):
+        chunk = others[start : start + at_once]
+        masks = torch.stack([label_mzyx == value for value in chunk], dim=1).to(grid.dtype)
+        votes = functional.grid_sample(masks, grid, align_corners=False)
+        for k, value in enumerate(chunk):
+            mine = votes[:, k]
+            label.masked_fill_(mine > best, value)
+            torch.maximum(best, mine, out=best)
+            left -= mine
+    return label.masked_fill_(left >= best, rest)
 
 
-def along_axes(volume: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Apply one matrix along each axis of a volume."""
-    for axis, matrix in enumerate(matrices):
-        moved = volume.movedim(axis, -1)
-        volume = (moved @ matrix.to(volume).T).movedim(-1, axis)
-    return volume
-
-
-def gaussian_matrix(n: int, sigma: float) -> Tensor:
-    """Blur of a line of n voxels as a matrix, reflecting at the ends; rows sum to 1."""
-    if sigma <= 0 or n == 1:
-        return torch.eye(n)
-    radius = ceil(4 * sigma)
-    offsets = np.arange(-radius, radius + 1)
-    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel /= kernel.sum()
-    # A line reflected at both ends without repeating the end repeats itself every 2n - 2 voxels.
-    place = np.abs(np.arange(n)[:, None] + offsets[None, :]) % (2 * n - 2)
-    place = np.where(place >= n, 2 * n - 2 - place, place)
-    matrix = np.zeros((n, n))
-    np.add.at(matrix, (np.arange(n)[:, None], place), kernel[None, :])
-    return torch.as_tensor(matrix, dtype=torch.float32)
-
-
-@lru_cache(maxsize=1024)
-def coarse_matrix(n: int, m: int) -> Tensor:
-    """Take m of n voxels (the nearest) and interpolate back to n, as a matrix."""
-    rows = functional.interpolate(torch.eye(n)[None], size=m, mode="nearest-exact")
-    return functional.interpolate(rows, size=n, mode="linear")[0].T.contiguous()
-
-
-def _brighten(image_bczyx: Tensor, factor_bc: NDArray[np.float64]) -> None:
-    for b, c in zip(*np.nonzero(factor_bc != 1), strict=True):
-        image_bczyx[b, c] *= float(factor_bc[b, c])
-
-
-def _change_contrast(image_bczyx: Tensor, factor_bc: NDArray[np.float64]) -> None:
-    """Spread intensities about their mean, within their old range."""
-    for b, c in zip(*np.nonzero(factor_bc != 1), strict=True):
-        x = image_bczyx[b, c]
-        low, high = x.aminmax()
-        mean = x.mean()
-        image_bczyx[b, c] = ((x - mean) * float(factor_bc[b, c]) + mean).clamp(low, high)
-
-
-def _gamma(image_bczyx: Tensor, gamma_bc: NDArray[np.float64], *, inverted: bool) -> None:
-    """Gamma curve over the patch's own range, mean and standard deviation kept."""
-    for b, c in zip(*np.nonzero(gamma_bc != 1), strict=True):
-        x = -image_bczyx[b, c] if inverted else image_bczyx[b, c]
-        mean, std = x.mean(), x.std()
-        low, high = x.aminmax()
-        span = (high - low).clamp(min=1e-7)
-        y = ((x - low) / span) ** float(gamma_bc[b, c]) * span + low
-        y = (y - y.mean()) / y.std().clamp(min=1e-7) * std + mean
-        image_bczyx[b, c] = -y if inverted else y
+def _index(samples: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(samples, dtype=torch.int64).to(device, non_blocking=True)

@@ -10,9 +10,10 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from numpy.typing import NDArray
 
-from autoseg.artifacts.plan import Augmentation
+from autoseg.artifacts.augmentation import Augmentation
 from autoseg.errors import AutosegError
 from autoseg.pool import follow_parent
+from autoseg.train.classic import farthest_edges, transform
 from autoseg.train.draws import Draws, draw, no_draws
 from autoseg.train.sampling import RareClasses, TrainingCase, choose_corner, forced_foreground, read_region
 
@@ -28,12 +29,15 @@ class Batch:
     images : list of B ndarrays of float32, shape (C, *source edges)
     labels : list of B ndarrays of int16, shape (*source edges)
     draws : Draws
+    moved_values : tuple of int
+        Label values that occur in the samples that are moved.
     """
 
     cases: tuple[str, ...]
     images: list[NDArray[np.float32]]
     labels: list[NDArray[np.int16]]
     draws: Draws
+    moved_values: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +63,19 @@ class BatchRecipe:
     seeds: tuple[int, ...]
     rare: RareClasses | None = None
 
+    @property
+    def classic(self) -> Augmentation | None:
+        """The augmentation, if it is done while loading."""
+        there = self.augmentation is not None and self.augmentation.backend == "batchgenerators"
+        return self.augmentation if there else None
+
 
 def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) -> Batch:
     """Batch `number`, the same whoever makes it and whenever."""
     rng = np.random.default_rng((*recipe.seeds, number))
     patch = recipe.patch
-    if recipe.augmentation is None:
+    classic = recipe.classic
+    if recipe.augmentation is None or classic is not None:
         draws = no_draws(recipe.batch_size, recipe.num_channels, patch)
     else:
         draws = draw(rng, recipe.augmentation, recipe.batch_size, recipe.num_channels, patch, recipe.mirror_axes)
@@ -86,7 +97,7 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
             foreground=bool(forced[i]),
             class_weights=class_weights,
         )
-        source = draws.source_edges(i, patch)
+        source = draws.source_edges(i, patch) if classic is None else farthest_edges(classic, patch)
         edges = (1, *source) if flat else source
         start = [at - (wide - edge) // 2 for at, wide, edge in zip(corner, edges, patch_zyx, strict=True)]
         image = read_region(case.image_czyx, start, edges, 0).astype(np.float32, copy=False)
@@ -94,7 +105,20 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
         names.append(case.name)
         images.append(image[:, 0] if flat else image)
         labels.append(label[0] if flat else label)
-    return Batch(cases=tuple(names), images=images, labels=labels, draws=draws)
+    if classic is not None:
+        seed = int(rng.integers(2**32))
+        images, labels = transform(images, labels, classic, patch, recipe.mirror_axes, seed)
+    values = values_in([labels[i] for i in np.flatnonzero(draws.moved)])
+    return Batch(cases=tuple(names), images=images, labels=labels, draws=draws, moved_values=values)
+
+
+def values_in(labels: Sequence[NDArray[np.int16]]) -> tuple[int, ...]:
+    """Values that occur in label maps, in order."""
+    seen = np.zeros(2**16, dtype=bool)
+    for label in labels:
+        seen[label] = True  # a negative value counts from the end
+    values = np.flatnonzero(seen)
+    return tuple(sorted(int(value) for value in np.where(values < 2**15, values, values - 2**16)))
 
 
 class PatchLoader(DataLoader):  # type: ignore[misc]  # batchgenerators is not typed

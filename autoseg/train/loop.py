@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 
@@ -16,7 +16,7 @@ from autoseg.artifacts.plan import Configuration, Training
 from autoseg.errors import AutosegError
 from autoseg.networks.device import autocast, channels_last
 from autoseg.networks.unet import UNet
-from autoseg.train.augment import augment
+from autoseg.train.augment import Augmented, augment, pack
 from autoseg.train.loading import Batch, Batches
 from autoseg.train.losses import Objective, deep_loss, level_weights, overlap_counts
 from autoseg.train.patience import annealing, follow
@@ -174,14 +174,15 @@ def train(
 
 def train_step(state: TrainState, batch: Batch, course: Course) -> float:
     """One optimizer step on a batch; returns the loss."""
-    image, label = to_tensors(batch, course.configuration, course.device)
+    augmented = to_tensors(batch, course)
     state.network.train()
     state.optimizer.zero_grad(set_to_none=True)
     # The running means of batch norm, which a step that is left out must not spoil.
     before = [buffer.clone() for buffer in state.network.buffers()]
     total = 0.0
-    for part, truth, share in _parts(image, label, course):
-        loss = step_loss(state.network, part, truth, course)[0] * share
+    parts = len(augmented.images) if course.step.sample_by_sample and course.objective.is_mean_over_samples else 1
+    for part in augmented.chunk(parts):
+        loss = step_loss(state.network, part, course)[0] / parts
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     state.scaler.unscale_(state.optimizer)
@@ -223,32 +224,41 @@ def _check_steps(state: TrainState) -> None:
     )
 
 
-def _parts(image: Tensor, label: Tensor, course: Course) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """What goes through the network before its gradients are taken, and its share of the batch's loss."""
-    parts = len(image) if course.step.sample_by_sample and course.objective.is_mean_over_samples else 1
-    for part, truth in zip(image.chunk(parts), label.chunk(parts), strict=True):
-        yield part, truth, 1 / parts
-
-
-def step_loss(network: UNet, image: Tensor, label: Tensor, course: Course) -> tuple[Tensor, list[Tensor]]:
+def step_loss(network: UNet, batch: Augmented, course: Course) -> tuple[Tensor, list[Tensor]]:
     """Deep-supervision loss of a batch, and the logits of its levels, in the step's precision and memory layout."""
     weights = level_weights(len(network.heads))
-    if course.step.channels_last:
-        image = channels_last(image)
+    image = channels_last(batch.images) if course.step.channels_last else batch.images
     with autocast(course.device, course.step.precision):
         if course.step.sample_by_sample:
             each = [network.deep_logits(sample, len(weights)) for sample in image.chunk(len(image))]
             levels = [torch.cat(level) for level in zip(*each, strict=True)]
         else:
             levels = network.deep_logits(image, len(weights))
-    return deep_loss(levels, label, weights, course.objective), levels
+    loss = deep_loss(levels, batch.labels, weights, course.objective)
+    if batch.other_labels is not None:
+        other = deep_loss(levels, batch.other_labels, weights, course.objective)
+        loss = batch.own_share * loss + (1 - batch.own_share) * other
+    return loss, levels
 
 
-def to_tensors(batch: Batch, configuration: Configuration, device: torch.device) -> tuple[Tensor, Tensor]:
+def to_tensors(batch: Batch, course: Course) -> Augmented:
     """A batch on the device, augmented there."""
-    images = [torch.from_numpy(image).to(device, non_blocking=True) for image in batch.images]
-    labels = [torch.from_numpy(label).to(device, non_blocking=True) for label in batch.labels]
-    return augment(images, labels, batch.draws, configuration.patch_size, configuration.use_mask_for_norm)
+    configuration, device = course.configuration, course.device
+    regions = pack(
+        batch.images,
+        batch.labels,
+        batch.draws,
+        configuration.patch_size,
+        batch.moved_values,
+        pinned=device.type == "cuda",
+    )
+    return augment(
+        regions.to(device),
+        batch.draws,
+        configuration.patch_size,
+        configuration.use_mask_for_norm,
+        course.objective.ignore,
+    )
 
 
 class _Watch:
@@ -355,10 +365,10 @@ def _validate_patches(
     # As in prediction: batch norm goes by its running statistics, and learns nothing from these cases.
     state.network.eval()
     for _ in range(limit):
-        image, label = to_tensors(next(batches), course.configuration, course.device)
-        loss, levels = step_loss(state.network, image, label, course)
+        batch = to_tensors(next(batches), course)
+        loss, levels = step_loss(state.network, batch, course)
         losses.append(float(loss))
-        counts = counts + overlap_counts(levels[0], label, course.objective)
+        counts = counts + overlap_counts(levels[0], batch.labels, course.objective)
     return losses, [float(2 * hit / size) if size else None for hit, size in counts.T] if limit else []
 
 

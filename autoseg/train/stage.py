@@ -305,7 +305,7 @@ def _train(
 ) -> StepPeak | None:
     """Run the loop with its loaders, bar and files; gives the memory of its first steps."""
     recipe = task.plan.training
-    workers = _num_workers(cases[0], device, jobs)
+    workers = _num_workers(cases[0], recipes[0], device, jobs)
     training = Batches(cases[0], recipes[0], first=state.iteration, num_workers=workers)
     validation = Batches(
         cases[1], recipes[1], first=state.epoch * recipe.validation_iterations, num_workers=min(1, workers)
@@ -357,10 +357,10 @@ def _train(
     return StepPeak(predicted_bytes=predicted.peak_bytes, measured_bytes=watch.peak_bytes)
 
 
-def _num_workers(cases: Sequence[TrainingCase], device: torch.device, jobs: int) -> int:
+def _num_workers(cases: Sequence[TrainingCase], recipe: BatchRecipe, device: torch.device, jobs: int) -> int:
     """Worker processes for loading: none where cutting patches from memory is quicker than passing them over."""
     in_memory = all(isinstance(case.image_czyx, np.ndarray) for case in cases)
-    if device.type == "cpu" and in_memory:
+    if device.type == "cpu" and in_memory and recipe.classic is None:
         return 0
     return max(1, min(jobs, MOST_WORKERS))
 

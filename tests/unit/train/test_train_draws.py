@@ -1,6 +1,6 @@
 """What augmentation draws: the same for a seed, as often as the recipe says, within its bounds."""
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from itertools import product
 from math import radians
 
@@ -23,11 +23,15 @@ def draws_of(seed=0, recipe=RECIPE, batch=4, channels=2, patch=(8, 8, 8), mirror
     return draw(np.random.default_rng(seed), recipe, batch, channels, patch, mirror)
 
 
-def numbers(draws):
+def numbers(drawn):
     """Everything drawn, as nested lists."""
-    content = {field.name: getattr(draws, field.name) for field in fields(draws)}
-    noise = content.pop("noise")
-    return {name: value.tolist() for name, value in content.items()} | {k: v.tolist() for k, v in noise.items()}
+    if is_dataclass(drawn):
+        return {field.name: numbers(getattr(drawn, field.name)) for field in fields(drawn)}
+    if isinstance(drawn, dict):
+        return {key: numbers(value) for key, value in drawn.items()}
+    if isinstance(drawn, tuple):
+        return [numbers(value) for value in drawn]
+    return drawn.tolist() if isinstance(drawn, np.ndarray) else drawn
 
 
 def test_the_same_seed_draws_the_same():
@@ -220,3 +224,142 @@ def test_a_turn_by_the_limit_is_in_radians():
     recipe = always(rotation_probability=1.0, scaling_probability=0.0, rotation_degrees_in_plane=1.0)
     draws = draws_of(batch=200, patch=(16, 16), mirror=(), recipe=recipe)
     assert 0.95 * radians(1) < np.abs(draws.matrices[:, 1, 0]).max() <= radians(1)
+
+
+# What each extra needs to be drawn for every sample, and the fields it then fills.
+EXTRAS = {
+    "quarter_turn_probability": ("axes", "mirrored"),
+    "elastic_probability": ("elastic", "moved"),
+    "median_probability": ("median_size_voxels",),
+    "shift_probability": ("shift",),
+    "gradient_probability": ("gradient",),
+    "local_gamma_probability": ("local_gamma",),
+    "sharpen_probability": ("sharpen",),
+    "cutout_probability": ("cut_out",),
+    "copy_paste_probability": ("pasted_from",),
+    "cutmix_probability": ("cut_mixed",),
+    "mixup_probability": ("mixed_with", "own_share"),
+}
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+@pytest.mark.parametrize("patch", [(8, 8), (8, 8, 8), (2, 8, 8)])
+def test_an_extra_is_drawn_when_asked_for_and_leaves_the_rest_as_it_was(name, patch):
+    usual = numbers(draws_of(4, patch=patch, mirror=(1,)))
+    extra, again = (numbers(draws_of(4, always(**{name: 1.0}), patch=patch, mirror=(1,))) for _ in range(2))
+    assert extra == again
+    assert {key for key in usual if usual[key] != extra[key]} == set(EXTRAS[name])
+
+
+def test_all_extras_happen_as_often_as_asked():
+    n = 4000
+    half = dict.fromkeys(EXTRAS, 0.5)
+    draws = draws_of(0, always(**half, contrast_clip_share=0.25, rotation_probability=0.0, scaling_probability=0.0), n)
+    for happened in (
+        (draws.axes != np.arange(3)).any(axis=1).sum() * 3 // 2,  # half turns leave the axes in order
+        len(draws.elastic),
+        draws.moved.sum(),
+        (draws.pasted_from != np.arange(n)).sum(),
+        len(draws.cut_mixed),
+    ):
+        assert within_4_sigma(int(happened), n, 0.5)
+    assert within_4_sigma(int(draws.contrast_clipped.sum()), n, 0.25)
+    for changed in (
+        draws.median_size_voxels > 1,
+        draws.shift != 0,
+        draws.sharpen != 0,
+        draws.gradient.strength != 0,
+        draws.local_gamma.strength != 1,
+    ):
+        for channel in range(2):
+            assert within_4_sigma(int(changed[:, channel].sum()), n, 0.25)
+    boxes = {(box.sample, box.other) for box in draws.cut_out}
+    assert within_4_sigma(len([pair for pair in boxes if pair[1] == 0]), n, 0.25)
+
+
+def test_extras_stay_in_their_ranges():
+    patch = (20, 30, 40)
+    recipe = always(**dict.fromkeys(EXTRAS, 1.0), elastic_cells=4, elastic_magnitude=(0.2, 0.3))
+    draws = draws_of(0, recipe, 60, patch=patch)
+    reach = np.array([np.abs(points).reshape(3, -1).max(axis=1) for points in draws.elastic.values()])
+    cell = np.array(patch) / 4
+    assert (reach <= 0.3 * cell).all()
+    assert (reach >= 0.15 * cell).all()
+    assert set(draws.median_size_voxels.ravel()) == {1, 2, 3, 4, 5, 6, 7}
+    used = np.abs(draws.gradient.strength[draws.gradient.strength != 0])
+    assert 1 <= used.min() < 1.3
+    assert 4.7 < used.max() <= 5
+    for box in draws.cut_out:
+        for place, edge in zip(box.place, patch, strict=True):
+            assert 0 <= place.start < place.stop <= edge
+            assert round(0.1 * edge) <= place.stop - place.start <= round(0.33 * edge)
+    per_channel = [sum((box.sample, box.other) == pair for box in draws.cut_out) for pair in np.ndindex(60, 2)]
+    assert {0, 1, 2, 3, 4} == set(per_channel)
+    for box in draws.cut_mixed:
+        assert box.other != box.sample
+        assert all(
+            round(0.25 * n) <= p.stop - p.start <= round(0.75 * n) for p, n in zip(box.place, patch, strict=True)
+        )
+    assert sorted(draws.mixed_with) == list(range(60))
+    assert (draws.mixed_with != np.arange(60)).all()
+    shares = [draws_of(seed, recipe).own_share for seed in range(200)]
+    assert 0.5 <= min(shares) < 0.6
+    # Beta(0.4, 0.4) is near its ends.
+    assert np.mean(np.array(shares) > 0.9) > 0.3
+
+
+def test_a_batch_of_one_takes_nothing_from_itself():
+    draws = draws_of(0, always(copy_paste_probability=1.0, mixup_probability=1.0), batch=1)
+    assert draws.pasted_from.tolist() == [0]
+    assert draws.mixed_with.tolist() == [0]
+
+
+def test_a_quarter_turn_swaps_no_sides_but_mirroring_does():
+    off = dict.fromkeys(SPATIAL, 0.0)
+    usual = draws_of(0, always(**off), 200, mirror=(0,))
+    draws = draws_of(0, always(quarter_turn_probability=1.0, **off), 200, mirror=(0,))
+    for sample in range(200):
+        mapping = draws.mapping(sample)
+        assert np.linalg.det(mapping) == pytest.approx(-1 if usual.mirrored[sample, 0] else 1)
+        # Undone the mirroring, a quarter turn has trace 1, a half one -1; standing still would be 3.
+        assert np.trace(usual.mapping(sample) @ mapping) in (1, -1)
+
+
+def test_quarter_turns_stay_in_planes_with_equal_edges():
+    draws = draws_of(0, always(quarter_turn_probability=1.0), 100, patch=(6, 8, 8), mirror=())
+    assert (draws.axes[:, 0] == 0).all()
+    assert not draws.mirrored[:, 0].any()
+    assert (draws.axes[:, 1] == 2).any()
+    draws = draws_of(0, always(quarter_turn_probability=1.0), 100, patch=(6, 7, 8), mirror=())
+    assert (draws.axes == np.arange(3)).all()
+    assert not draws.mirrored.any()
+
+
+def test_flat_patches_are_deformed_within_their_slices():
+    draws = draws_of(0, always(elastic_probability=1.0), patch=(2, 8, 8))
+    for points in draws.elastic.values():
+        assert points.shape == (3, 1, 8, 8)
+        assert not points[0].any()
+        assert points[1:].any()
+
+
+def test_rotation_and_scaling_can_be_drawn_for_each_axis():
+    recipe = always(**SPATIAL, rotation_probability_per_axis=0.0, scaling_probability_per_axis=1.0)
+    draws = draws_of(0, recipe, 50)
+    factors = np.diagonal(draws.matrices, axis1=1, axis2=2)
+    np.testing.assert_array_equal(draws.matrices, factors[:, None] * np.eye(3))
+    assert (factors[:, 0] != factors[:, 1]).all()
+    half = always(rotation_probability=1.0, scaling_probability=0.0, rotation_probability_per_axis=0.5)
+    turned = draws_of(0, half, 2000).moved.sum()
+    assert within_4_sigma(int(turned), 2000, 1 - 0.5**3)
+
+
+def test_strong_draws_more():
+    usual, strong = (draws_of(0, always(strong=on), 400) for on in (False, True))
+    assert strong.moved.sum() > 1.2 * usual.moved.sum()
+    assert strong.contrast.max() > 1.25
+    assert strong.cut_out
+    assert strong.gradient is not None
+    assert not strong.contrast_clipped.all()
+    assert not strong.elastic
+    assert strong.own_share == 1

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from autoseg.artifacts.augmentation import Augmentation
 from autoseg.artifacts.base import read, write
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.geometry import Geometry
@@ -29,9 +30,10 @@ from autoseg.predict.models import load_model
 from autoseg.preprocess.case import foreground_locations
 from autoseg.preprocess.store import LoadedCase
 from autoseg.train import loop, stage, state
+from autoseg.train.augment import Augmented
 from autoseg.train.journal import ProgressBar, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
-from autoseg.train.loop import Course, train, train_step
+from autoseg.train.loop import Course, step_loss, train, train_step
 from autoseg.train.losses import Objective
 from autoseg.train.optimizer import new_optimizer
 from autoseg.train.sampling import TrainingCase
@@ -219,6 +221,64 @@ def test_sample_by_sample_equals_whole_batches(build_configuration, cases, patch
         whole, apart = (train_step(run.state, batch, run.course) for run in runs)
         assert apart == pytest.approx(whole, abs=1e-4)
     torch.testing.assert_close(runs[0].weights, runs[1].weights, rtol=1e-4, atol=1e-4)
+
+
+EXTRAS = Augmentation(
+    strong=True,
+    elastic_probability=0.5,
+    copy_paste_probability=0.5,
+    cutmix_probability=0.5,
+    mixup_probability=1.0,
+)
+
+
+@pytest.mark.parametrize("patch", [(8, 8), (8, 8, 8), (2, 8, 8)])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Objective(batch_dice=True),
+        Objective(batch_dice=False, ignore=2),
+        Objective(batch_dice=False, regions=((1,), (1, 2)), ignore=3),
+    ],
+)
+def test_mixed_samples_count_for_both_labels_by_their_shares(build_configuration, cases, patch, objective):
+    d = len(patch)
+    strides = ((1,) * d, (1, 2, 2) if patch[0] == 2 else (2,) * d)
+    configuration = build_configuration(patch, strides, batch_size=3)
+    run = Run(configuration, cases, msgspec.structs.replace(RECIPE, augmentation=EXTRAS))
+    run.course = replace(run.course, objective=objective)
+    image, one, other = torch.randn(3, 1, *patch), *torch.randint(0, (objective.ignore or 1) + 1, (2, 3, *patch))
+
+    def loss(*labels):
+        return float(step_loss(run.state.network, Augmented(image, *labels), run.course)[0].detach())
+
+    mine, its = loss(one), loss(other)
+    assert abs(mine - its) > 1e-4
+    assert loss(one, other, 0.7) == pytest.approx(0.7 * mine + 0.3 * its, abs=1e-5)
+    before = run.weights.clone()
+    for number in range(3):
+        assert np.isfinite(train_step(run.state, make_batch(cases, run.batches, number), run.course))
+    assert run.weights.isfinite().all()
+    assert not torch.equal(run.weights, before)
+
+
+def test_sample_by_sample_equals_whole_batches_with_extras_too(build_configuration, cases):
+    configuration = build_configuration(batch_size=3)
+    recipe = msgspec.structs.replace(RECIPE, augmentation=EXTRAS)
+    runs = [Run(configuration, cases, recipe, style) for style in (WHOLE, APART)]
+    batch = make_batch(cases, runs[0].batches, 0)
+    assert batch.draws.own_share < 1
+    whole, apart = (train_step(run.state, batch, run.course) for run in runs)
+    assert apart == pytest.approx(whole, abs=1e-4)
+
+
+def test_the_classic_transforms_train_too(configuration, cases):
+    recipe = msgspec.structs.replace(RECIPE, epochs=1, augmentation=Augmentation(backend="batchgenerators"))
+    one, same = Run(configuration, cases, recipe).go(), Run(configuration, cases, recipe).go()
+    assert torch.equal(one.weights, same.weights)
+    assert not torch.equal(
+        one.weights, Run(configuration, cases, msgspec.structs.replace(RECIPE, epochs=1)).go().weights
+    )
 
 
 def test_gradients_are_clipped(configuration, cases):
