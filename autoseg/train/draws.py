@@ -5,8 +5,9 @@ workers, or where a run was interrupted. Neutral values (1, 0, identity) stand f
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import ceil, cos, radians, sin
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,16 @@ class Draws:
     low_resolution: NDArray[np.float64]
     gamma_inverted: NDArray[np.float64]
     gamma: NDArray[np.float64]
+
+    def of(self, samples: range) -> "Draws":
+        """Those of some samples, which are numbered from 0 again."""
+
+        def part(value: NDArray[Any] | dict[int, NDArray[np.float32]]) -> Any:  # noqa: ANN401 - the same kind
+            if isinstance(value, dict):
+                return {new: value[old] for new, old in enumerate(samples) if old in value}
+            return value[samples.start : samples.stop]
+
+        return Draws(**{field.name: part(getattr(self, field.name)) for field in fields(self)})
 
     def source_edges(self, sample: int, patch: Sequence[int]) -> tuple[int, ...]:
         """Edges of the region that a sample's patch is taken from, in voxels; the patch's own if not moved."""

@@ -46,6 +46,8 @@ class BatchRecipe:
         Run, fold and stream: with the batch's number they seed its generator.
     augmentation : Augmentation or None
         None: none.
+    share : range or None
+        The samples that this process makes; None: all.
     """
 
     patch: tuple[int, ...]
@@ -55,10 +57,11 @@ class BatchRecipe:
     mirror_axes: tuple[int, ...]
     augmentation: Augmentation | None
     seeds: tuple[int, ...]
+    share: range | None = None
 
 
 def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) -> Batch:
-    """Batch `number`, the same whoever makes it and whenever."""
+    """Batch `number`, or a share of it; the same whoever makes it and whenever."""
     rng = np.random.default_rng((*recipe.seeds, number))
     patch = recipe.patch
     if recipe.augmentation is None:
@@ -67,11 +70,14 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
         draws = draw(rng, recipe.augmentation, recipe.batch_size, recipe.num_channels, patch, recipe.mirror_axes)
     flat = len(patch) == 2
     forced = forced_foreground(recipe.batch_size, recipe.foreground_share)
+    share = range(recipe.batch_size) if recipe.share is None else recipe.share
     names, images, labels = [], [], []
     for i, pick in enumerate(rng.integers(len(cases), size=recipe.batch_size)):
         case = cases[int(pick)]
         patch_zyx = (1, *patch) if flat else patch
         corner = choose_corner(rng, case.label_zyx.shape, patch_zyx, case.locations, foreground=bool(forced[i]))
+        if i not in share:  # its numbers had to be drawn all the same
+            continue
         source = draws.source_edges(i, patch)
         edges = (1, *source) if flat else source
         start = [at - (wide - edge) // 2 for at, wide, edge in zip(corner, edges, patch_zyx, strict=True)]
@@ -80,7 +86,7 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
         names.append(case.name)
         images.append(image[:, 0] if flat else image)
         labels.append(label[0] if flat else label)
-    return Batch(cases=tuple(names), images=images, labels=labels, draws=draws)
+    return Batch(cases=tuple(names), images=images, labels=labels, draws=draws.of(share))
 
 
 class PatchLoader(DataLoader):  # type: ignore[misc]  # batchgenerators is not typed

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import isfinite
 
@@ -15,6 +16,7 @@ from autoseg.errors import AutosegError
 from autoseg.networks.device import autocast, channels_last
 from autoseg.networks.unet import UNet
 from autoseg.train.augment import augment
+from autoseg.train.distributed import ALONE, Ranks, SharedNetwork
 from autoseg.train.loading import Batch, Batches
 from autoseg.train.losses import Objective, deep_loss, level_weights, overlap_counts
 from autoseg.train.schedule import poly_rate, progress_by_count, progress_by_time
@@ -70,6 +72,11 @@ class Course:
         Called with each epoch's report.
     save : callable
         Writes a checkpoint.
+    ranks : Ranks
+        The processes that train together. Batches are then this one's shares, and the objective that of all, except
+        where samples pass one after the other.
+    shared : SharedNetwork or None
+        The network as these processes share it.
     """
 
     configuration: Configuration
@@ -80,6 +87,8 @@ class Course:
     on_step: Callable[[float, float], None]
     on_epoch: Callable[[EpochReport], None]
     save: Callable[[], None]
+    ranks: Ranks = ALONE
+    shared: SharedNetwork | None = None
 
 
 def train(
@@ -93,7 +102,8 @@ def train(
     course : Course
     training, validation : Batches
     stopped : callable
-        Whether the user asked to stop; looked at between iterations, so that what is saved is never half a step.
+        Whether the user asked this process to stop; looked at between iterations, so that what is saved is never half
+        a step.
 
     Raises
     ------
@@ -106,8 +116,10 @@ def train(
     -----
     The learning rate falls with each iteration, not with each epoch as in nnU-Net: over 1000 epochs the two agree to
     0.1 % of the initial rate, and in a short training no epoch is spent at a rate that is too high.
+
+    Of several processes the first one's clock counts for all, so that they agree on every iteration.
     """
-    recipe = course.recipe
+    recipe, ranks = course.recipe, course.ranks
     last_save = time.monotonic()
     watch = _Watch(state)
     epoch = _EpochClock()
@@ -121,7 +133,7 @@ def train(
         waited = watch.count()
         loss = train_step(state, batch, course)
         _check_steps(state)
-        spent = waited + watch.count()
+        waited, spent, state.seconds = ranks.as_first(waited, waited + watch.count(), state.seconds)
         state.iteration += 1
         state.losses.append(loss)
         step_seconds = spent if step_seconds == 0 else 0.9 * step_seconds + 0.1 * spent
@@ -131,6 +143,7 @@ def train(
         if _epoch_is_over(state, recipe, epoch.seconds) or after >= 1:
             losses, dice = _validate(state, course, validation, epoch, step_seconds)
             watch.count()
+            (state.seconds,) = ranks.as_first(state.seconds)
             after = progress_of(state, recipe, step_seconds)
             course.on_epoch(_report(state, course, epoch, losses, dice, after))
             state.epoch += 1
@@ -144,22 +157,32 @@ def train(
         # Pictures and checkpoints count against a time budget like everything else. They don't end the loop, so that
         # every run ends with a report and a checkpoint: at worst after one more step, at rate 0.
         watch.count()
-        if stopped():
+        (state.seconds,) = ranks.as_first(state.seconds)
+        if ranks.any(stopped()):
             course.save()
+            # A launcher ends all processes when one has ended: not before the checkpoint is written.
+            ranks.wait()
             raise KeyboardInterrupt
 
 
 def train_step(state: TrainState, batch: Batch, course: Course) -> float:
-    """One optimizer step on a batch; returns the loss."""
+    """One optimizer step on a batch, or on a share of one by each process; returns the loss of the batch."""
+    ranks = course.ranks
     image, label = to_tensors(batch, course.configuration, course.device)
     state.network.train()
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     parts = len(image) if course.step.sample_by_sample else 1
-    for part, truth in zip(image.chunk(parts), label.chunk(parts), strict=True):
-        loss = step_loss(state.network, part, truth, course)[0] / parts
-        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    # Then the loss is the mean over the samples of all processes; else it is that of the whole batch already.
+    samples = int(ranks.sum(torch.tensor(parts))) if course.step.sample_by_sample else 1
+    for number, (part, truth) in enumerate(zip(image.chunk(parts), label.chunk(parts), strict=True), 1):
+        with course.shared.adding(number == parts) if course.shared else nullcontext():
+            loss = step_loss(state.network, part, truth, course)[0] / samples
+            # The gradients of the processes are averaged, where they are to be added.
+            state.scaler.scale(loss * ranks.size).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
+    if course.step.sample_by_sample:
+        total = float(ranks.sum(torch.tensor(total, dtype=torch.float64)))
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), course.recipe.gradient_clip)
     if norm.isfinite() or state.scaler.is_enabled():
@@ -194,7 +217,7 @@ def step_loss(network: UNet, image: Tensor, label: Tensor, course: Course) -> tu
     if course.step.sample_by_sample:
         image = channels_last(image)
     with autocast(course.device, course.step.precision):
-        levels = network.deep_logits(image, len(weights))
+        levels = (course.shared or network).deep_logits(image, len(weights))
     return deep_loss(levels, label, weights, course.objective), levels
 
 
@@ -264,8 +287,11 @@ def _validate(
     for _ in range(limit):
         image, label = to_tensors(next(batches), course.configuration, course.device)
         loss, levels = step_loss(state.network, image, label, course)
+        if course.step.sample_by_sample:
+            loss = course.ranks.mean(loss.cpu(), len(image))
         losses.append(float(loss))
         counts = counts + overlap_counts(levels[0], label, course.objective)
+    counts = course.ranks.sum(counts)
     return losses, [float(2 * hit / size) if size else None for hit, size in counts.T] if limit else []
 
 

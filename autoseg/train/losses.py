@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoseg.train.distributed import ALONE, Ranks
+
 # b: batch, k: classes, zyx: space (any number of axes).
 SMOOTH = 1e-5
 
@@ -35,11 +37,14 @@ class Objective:
         The label values that each output stands for; empty where the outputs are classes that exclude each other.
     ignore : int or None
         The label value of voxels that count nowhere.
+    ranks : Ranks
+        The processes that hold a share of the batch each; the loss is that of all.
     """
 
     batch_dice: bool
     regions: tuple[tuple[int, ...], ...] = ()
     ignore: int | None = None
+    ranks: Ranks = ALONE
 
     @property
     def is_mean_over_samples(self) -> bool:
@@ -62,12 +67,17 @@ class Objective:
         known = None if self.ignore is None else target_bzyx != self.ignore
         if self.regions:
             truth = region_masks(target_bzyx, self.regions)
-            return dice_binary_cross_entropy(logits_bkzyx, truth, known, batch_dice=self.batch_dice)
-        return dice_cross_entropy(logits_bkzyx, target_bzyx, known, batch_dice=self.batch_dice)
+            return dice_binary_cross_entropy(logits_bkzyx, truth, known, batch_dice=self.batch_dice, ranks=self.ranks)
+        return dice_cross_entropy(logits_bkzyx, target_bzyx, known, batch_dice=self.batch_dice, ranks=self.ranks)
 
 
 def dice_cross_entropy(
-    logits_bkzyx: Tensor, target_bzyx: Tensor, known_bzyx: Tensor | None = None, *, batch_dice: bool
+    logits_bkzyx: Tensor,
+    target_bzyx: Tensor,
+    known_bzyx: Tensor | None = None,
+    *,
+    batch_dice: bool,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Cross-entropy minus soft Dice of the foreground classes.
 
@@ -80,6 +90,7 @@ def dice_cross_entropy(
         Voxels that count; None: all.
     batch_dice : bool
         Pool the batch into one volume before taking Dice.
+    ranks : Ranks
 
     Returns
     -------
@@ -92,12 +103,12 @@ def dice_cross_entropy(
     """
     log_p = functional.log_softmax(logits_bkzyx.float(), dim=1)
     if known_bzyx is None:
-        cross_entropy = functional.nll_loss(log_p, target_bzyx)
+        cross_entropy = ranks.mean(functional.nll_loss(log_p, target_bzyx), len(log_p))
         p = log_p.exp()
     else:
         # As background, which has no Dice, what is unknown adds nothing to the true sizes.
         target_bzyx = target_bzyx.masked_fill(~known_bzyx, 0)
-        cross_entropy = _mean_where(functional.nll_loss(log_p, target_bzyx, reduction="none"), known_bzyx)
+        cross_entropy = _mean_where(functional.nll_loss(log_p, target_bzyx, reduction="none"), known_bzyx, ranks)
         p = log_p.exp().masked_fill(~known_bzyx[:, None], 0)
     # Masks are never multiplied or summed: they would become numbers first, four or eight times as large.
     elsewhere = torch.ones_like(p, dtype=torch.bool).scatter_(1, target_bzyx[:, None], value=False)
@@ -106,11 +117,16 @@ def dice_cross_entropy(
     voxels = target_bzyx.flatten(1)
     true_size = p.new_zeros(p.shape[:2]).scatter_add_(1, voxels, p.new_ones(()).expand_as(voxels))
     size = p.sum(space)[:, 1:] + true_size[:, 1:]
-    return cross_entropy - _mean_dice(overlap, size, batch_dice=batch_dice)
+    return cross_entropy - _mean_dice(overlap, size, batch_dice=batch_dice, ranks=ranks)
 
 
 def dice_binary_cross_entropy(
-    logits_bkzyx: Tensor, truth_bkzyx: Tensor, known_bzyx: Tensor | None = None, *, batch_dice: bool
+    logits_bkzyx: Tensor,
+    truth_bkzyx: Tensor,
+    known_bzyx: Tensor | None = None,
+    *,
+    batch_dice: bool,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Binary cross-entropy minus soft Dice of regions, each an output of its own.
 
@@ -121,6 +137,7 @@ def dice_binary_cross_entropy(
     known_bzyx : Tensor of bool, shape (B, *edges), optional
         Voxels that count; None: all.
     batch_dice : bool
+    ranks : Ranks
 
     Returns
     -------
@@ -136,15 +153,15 @@ def dice_binary_cross_entropy(
     entropies = functional.binary_cross_entropy_with_logits(logits, truth_bkzyx.to(logits.dtype), reduction="none")
     p = logits.sigmoid()
     if known_bzyx is None:
-        cross_entropy = entropies.mean()
+        cross_entropy = ranks.mean(entropies.mean(), len(entropies))
     else:
-        cross_entropy = _mean_where(entropies, known_bzyx[:, None].expand_as(entropies))
+        cross_entropy = _mean_where(entropies, known_bzyx[:, None].expand_as(entropies), ranks)
         p = p.masked_fill(~known_bzyx[:, None], 0)
         truth_bkzyx = truth_bkzyx & known_bzyx[:, None]
     space = tuple(range(2, p.ndim))
     overlap = p.masked_fill(~truth_bkzyx, 0).sum(space)
     size = p.sum(space) + truth_bkzyx.sum(space)
-    return cross_entropy - _mean_dice(overlap, size, batch_dice=batch_dice)
+    return cross_entropy - _mean_dice(overlap, size, batch_dice=batch_dice, ranks=ranks)
 
 
 def region_masks(target_bzyx: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
@@ -169,16 +186,21 @@ def region_masks(target_bzyx: Tensor, regions: Sequence[Sequence[int]]) -> Tenso
     return torch.stack(masks, dim=1)
 
 
-def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
+def _mean_where(values: Tensor, mask: Tensor, ranks: Ranks) -> Tensor:
     """The mean of some of the values; 0 where there are none."""
-    return values.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
+    return ranks.sum(values.masked_fill(~mask, 0).sum()) / ranks.sum(mask.sum()).clamp(min=1)
 
 
-def _mean_dice(overlap_bk: Tensor, size_bk: Tensor, *, batch_dice: bool) -> Tensor:
+def _mean_dice(overlap_bk: Tensor, size_bk: Tensor, *, batch_dice: bool, ranks: Ranks) -> Tensor:
     """Soft Dice, averaged over samples, where they are not pooled, and outputs."""
     if batch_dice:
-        overlap_bk, size_bk = overlap_bk.sum(0), size_bk.sum(0)
-    return ((2 * overlap_bk + SMOOTH) / (size_bk + SMOOTH)).mean()
+        both = ranks.sum(torch.stack((overlap_bk.sum(0), size_bk.sum(0))))
+        return _dice(both[0], both[1]).mean()
+    return ranks.mean(_dice(overlap_bk, size_bk).mean(), len(overlap_bk))
+
+
+def _dice(overlap: Tensor, size: Tensor) -> Tensor:
+    return (2 * overlap + SMOOTH) / (size + SMOOTH)
 
 
 def deep_loss(levels: Sequence[Tensor], target_bzyx: Tensor, weights: Sequence[float], objective: Objective) -> Tensor:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -25,10 +26,17 @@ from autoseg.layout import FoldFolder
 from autoseg.machine import alone
 from autoseg.networks.device import keep_freed_memory
 from autoseg.networks.unet import build_network
+from autoseg.train.distributed import (
+    ALONE,
+    Ranks,
+    SharedNetwork,
+    check_shares,
+    with_shared_statistics,
+)
 from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, EpochReport, progress_of, train, train_step
-from autoseg.train.losses import Objective
+from autoseg.train.losses import Objective, level_weights
 from autoseg.train.sampling import TrainingCase
 from autoseg.train.signals import stop_requested
 from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint, save_weights
@@ -75,6 +83,7 @@ def run(
     device: torch.device,
     jobs: int,
     restart: bool = False,
+    ranks: Ranks = ALONE,
 ) -> TrainedModel:
     """Train a fold to the end of its schedule, from wherever an earlier run left it.
 
@@ -91,6 +100,8 @@ def run(
         Most worker processes for loading.
     restart : bool
         Throw an earlier training of this fold away.
+    ranks : Ranks
+        The processes that train this fold together; only the first writes.
 
     Returns
     -------
@@ -101,12 +112,15 @@ def run(
     ------
     SettingError
         The folder holds a training with other settings, or an unfinished one of other data; or another process
-        trains this fold.
+        trains this fold; or there are more processes than samples in a batch.
     """
-    with alone(folder.lock, "another process trains this fold"):
-        if restart and folder.root.exists():
+    check_shares(ranks, task.plan.configurations[task.configuration_name].batch_size, task.configuration_name)
+    # What the first decides stands in the manifest, which the others read.
+    lock = alone(folder.lock, "another process trains this fold") if ranks.is_first else nullcontext()
+    with ranks.first_ahead() as go_on, lock:
+        if restart and ranks.is_first and folder.root.exists():
             shutil.rmtree(folder.root)
-        return _run(task, records, cases, folder, device, jobs)
+        return _run(task, records, cases, folder, device, jobs, ranks, go_on)
 
 
 def _run(
@@ -116,6 +130,8 @@ def _run(
     folder: FoldFolder,
     device: torch.device,
     jobs: int,
+    ranks: Ranks,
+    go_on: Callable[[], None],
 ) -> TrainedModel:
     """Train a fold that no other process trains."""
     inputs = _inputs(task)
@@ -146,8 +162,9 @@ def _run(
     # The weights' beginning depends on the seed and the fold alone.
     torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
     network = build_network(configuration, task.plan.num_inputs(configuration), task.plan.num_classes).to(device)
+    network = with_shared_statistics(network, ranks, device)
     training_cases, validation_cases = cases(task.cases.training), cases(task.cases.validation)
-    batches = _batch_recipes(task)
+    batches = _batch_recipes(task, ranks)
     if earlier is not None and torch.device(earlier.device).type == device.type:
         style, seconds = earlier.step, earlier.step_seconds
     else:
@@ -169,7 +186,9 @@ def _run(
         autoseg_version=__version__,
         torch_version=str(torch.__version__),
     )
-    write(folder.manifest, manifest)
+    if ranks.is_first:
+        write(folder.manifest, manifest)
+    go_on()
     state = TrainState(
         network=network,
         optimizer=new_optimizer(network, recipe),
@@ -178,8 +197,9 @@ def _run(
     if earlier is not None and folder.checkpoint.exists():
         load_checkpoint(folder.checkpoint, state, inputs)
         log.info("fold %d goes on after iteration %d", task.fold, state.iteration)
-    rewind_metrics(folder.metrics, state.epoch)
-    _train(task, state, manifest, folder, (training_cases, validation_cases), batches, device, jobs)
+    _train(task, state, manifest, folder, (training_cases, validation_cases), batches, device, jobs, ranks)
+    if not ranks.is_first:
+        return manifest
     save_weights(folder.weights, network)
     rates = [record["learning_rate"] for record in read_metrics(folder.metrics)]
     manifest = msgspec.structs.replace(
@@ -203,30 +223,44 @@ def _train(
     recipes: tuple[BatchRecipe, BatchRecipe],
     device: torch.device,
     jobs: int,
+    ranks: Ranks,
 ) -> None:
     """Run the loop with its loaders, bar and files."""
     recipe = task.plan.training
+    if ranks.is_first:
+        rewind_metrics(folder.metrics, state.epoch)
     workers = _num_workers(cases[0], device, jobs)
     training = Batches(cases[0], recipes[0], first=state.iteration, num_workers=workers)
     validation = Batches(
         cases[1], recipes[1], first=state.epoch * recipe.validation_iterations, num_workers=min(1, workers)
     )
-    bar = ProgressBar(f"{task.configuration_name} fold {task.fold}", progress_of(state, recipe, 0.0))
+    title = f"{task.configuration_name} fold {task.fold}"
+    bar = ProgressBar(title, progress_of(state, recipe, 0.0), shown=ranks.is_first)
+    apart = manifest.step.sample_by_sample
+    num_levels = len(level_weights(len(state.network.heads)))
 
     def on_epoch(report: EpochReport) -> None:
+        if not ranks.is_first:
+            return
         append_metrics(folder.metrics, report)
         draw_progress(folder.progress, read_metrics(folder.metrics))
         bar.epoch(report)
 
+    def save() -> None:
+        if ranks.is_first:
+            save_checkpoint(folder.checkpoint, state, manifest.inputs_sha256)
+
     course = Course(
         configuration=manifest.configuration,
-        objective=_objective(task.plan, manifest.configuration),
+        objective=_objective(task.plan, manifest.configuration, ALONE if apart else ranks),
         recipe=recipe,
         device=device,
         step=manifest.step,
         on_step=bar.step,
         on_epoch=on_epoch,
-        save=lambda: save_checkpoint(folder.checkpoint, state, manifest.inputs_sha256),
+        save=save,
+        ranks=ranks,
+        shared=SharedNetwork(state.network, device, num_levels) if ranks.size > 1 else None,
     )
     try:
         with stop_requested() as stopped:
@@ -245,7 +279,7 @@ def _num_workers(cases: Sequence[TrainingCase], device: torch.device, jobs: int)
     return max(1, min(jobs, MOST_WORKERS))
 
 
-def _batch_recipes(task: FoldTask) -> tuple[BatchRecipe, BatchRecipe]:
+def _batch_recipes(task: FoldTask, ranks: Ranks) -> tuple[BatchRecipe, BatchRecipe]:
     configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
 
     def batch_recipe(stream: int) -> BatchRecipe:
@@ -257,16 +291,17 @@ def _batch_recipes(task: FoldTask) -> tuple[BatchRecipe, BatchRecipe]:
             mirror_axes=configuration.mirror_axes,
             augmentation=recipe.augmentation if stream == TRAINING_STREAM else None,
             seeds=(recipe.seed, task.fold, stream),
+            share=ranks.share(configuration.batch_size),
         )
 
     return batch_recipe(TRAINING_STREAM), batch_recipe(VALIDATION_STREAM)
 
 
-def _objective(plan: Plan, configuration: Configuration) -> Objective:
+def _objective(plan: Plan, configuration: Configuration, ranks: Ranks = ALONE) -> Objective:
     """What the outputs of a plan's networks are held against."""
     named = foreground(plan.labels)
     regions = tuple(values_of(value) for value in named.values()) if has_regions(plan.labels) else ()
-    return Objective(batch_dice=configuration.batch_dice, regions=regions, ignore=ignored(plan.labels))
+    return Objective(configuration.batch_dice, regions, ignored(plan.labels), ranks)
 
 
 def _measure_step(
@@ -275,7 +310,7 @@ def _measure_step(
     """Time steps of a batch of 2 in each style, on weights that are thrown away."""
     plan = task.plan
     configuration = plan.configurations[task.configuration_name]
-    batch = make_batch(cases, replace(recipe, batch_size=min(MEASURED_BATCH, recipe.batch_size)), 0)
+    batch = make_batch(cases, replace(recipe, batch_size=min(MEASURED_BATCH, recipe.batch_size), share=None), 0)
     objective = _objective(plan, configuration)
     network = build_network(configuration, recipe.num_channels, plan.num_classes).to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
