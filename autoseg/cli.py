@@ -258,6 +258,7 @@ def preprocess(
 @options.settings
 @options.workspace
 @options.device
+@options.devices
 @options.jobs
 @options.common
 def train(
@@ -269,12 +270,13 @@ def train(
     settings: tuple[str, ...],
     workspace: Path,
     device: str,
+    devices: list[str],
     jobs: int | None,
 ) -> None:
     """Train folds (0 1 2 3 4 or all), predict and score their validation cases.
 
     Reads plan.json and preprocessed/ (made where missing). Writes models/CONFIGURATION/fold_FOLD/. The same
-    command goes on where an earlier one stopped.
+    command goes on where an earlier one stopped. With torchrun several processes train each fold together.
     """
     from autoseg import console, pipeline
 
@@ -283,19 +285,38 @@ def train(
         extra.append(f"training.max_hours={max_hours}")
     if seed is not None:
         extra.append(f"training.seed={seed}")
-    space = Workspace(workspace)
-    results = pipeline.train(
-        space,
-        options.folds(folds),
-        settings=(*settings, *extra),
-        configuration_name=configuration,
-        device_name=device,
-        jobs=options.count(jobs),
-        restart=restart,
-    )
+    space, chosen = Workspace(workspace), options.folds(folds)
+    failures: dict[int, str] = {}
+    if devices:
+        if "--device" in (arguments := options.again("devices", "jobs")):
+            message = "--devices takes the place of --device"
+            raise click.UsageError(message)
+        results, failures = pipeline.train_side_by_side(
+            space,
+            chosen,
+            devices,
+            arguments,
+            settings=(*settings, *extra),
+            configuration_name=configuration,
+            jobs=options.count(jobs),
+            restart=restart,
+        )
+    else:
+        results = pipeline.train(
+            space,
+            chosen,
+            settings=(*settings, *extra),
+            configuration_name=configuration,
+            device_name=device,
+            jobs=options.count(jobs),
+            restart=restart,
+        )
     for fold, evaluation in results.items():
         click.echo(f"fold {fold}: {console.summary_line(evaluation)}")
-    click.echo(f"-> {space.root / 'models'}")
+    if results:  # of several processes that train together only one has any
+        click.echo(f"-> {space.root / 'models'}")
+    if failures:
+        raise console.failed_folds(failures)
 
 
 @main.command()

@@ -250,7 +250,6 @@ class SharedNetwork:
         self._module = DistributedDataParallel(
             _DeepLogits(network),
             device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
             # The heads of levels without a loss get no gradient.
             find_unused_parameters=len(network.heads) > num_levels,
