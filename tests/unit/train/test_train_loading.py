@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -217,3 +217,25 @@ def test_a_worker_that_ends_ends_the_run_within_seconds(how):
     with pytest.raises(AutosegError):
         next_of_broken(how, 2)
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, replace(PLAIN, patch=(8, 8), mirror_axes=(0, 1))])
+def test_shares_of_a_batch_are_its_parts(cases, recipe):
+    for number in range(5):
+        whole = make_batch(cases, recipe, number)
+        begin = 0
+        for share in (range(1), range(1, 3)):
+            part = make_batch(cases, replace(recipe, share=share), number)
+            assert part.cases == whole.cases[share.start : share.stop]
+            for mine, its in ((part.images, whole.images), (part.labels, whole.labels)):
+                for a, b in zip(mine, its[share.start : share.stop], strict=True):
+                    np.testing.assert_array_equal(a, b)
+            for field in fields(whole.draws):
+                mine, its = getattr(part.draws, field.name), getattr(whole.draws, field.name)
+                if isinstance(its, dict):
+                    assert {sample + begin for sample in mine} == {sample for sample in its if sample in share}
+                    for sample, noise in mine.items():
+                        np.testing.assert_array_equal(noise, its[sample + begin])
+                else:
+                    np.testing.assert_array_equal(mine, its[share.start : share.stop])
+            begin = share.stop
