@@ -54,6 +54,8 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     step : StepStyle
     step_seconds : dict of str to float
         What was measured to choose it, seconds a step of a small batch.
+    class_weights : tuple of float
+        Of the cross-entropy, one an output; empty where all are 1.
     iterations, epochs, training_seconds
         Of the whole training, all runs together; known when it is finished.
     final_learning_rate : float
@@ -72,6 +74,7 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     file_values: tuple[Value, ...] = ()
     step: StepStyle
     step_seconds: dict[str, float]
+    class_weights: tuple[float, ...] = ()
     num_parameters: int
     device: str
     autoseg_version: str

@@ -8,7 +8,7 @@ import msgspec
 from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.bounds import AtLeastOne, NonNegative, Positive, Share
 from autoseg.artifacts.fingerprint import IntensityStatistics
-from autoseg.artifacts.labels import Labels, Name, Value, count_foreground, count_outputs, fault
+from autoseg.artifacts.labels import Labels, Name, Value, count_foreground, count_outputs, fault, has_regions
 
 Axis = Annotated[int, msgspec.Meta(ge=0, le=2)]
 Order = Annotated[int, msgspec.Meta(ge=0, le=3)]
@@ -16,6 +16,12 @@ Range = tuple[NonNegative, NonNegative]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
 PresetName = Literal["plain", "resenc-legacy", "resenc-m", "resenc-l", "resenc-xl"]
 WishedPreset = PresetName | Literal["auto"]
+LossName = Literal["dice_ce", "ce", "dice", "dice_focal", "dice_topk", "tversky"]
+OptimizerName = Literal["sgd", "adamw"]
+ScheduleName = Literal["poly", "cosine"]
+ClassWeights = Literal["automatic"] | Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)] | None
+BelowOne = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+LOSSES_WITHOUT_ENTROPY = ("dice", "tversky")
 
 
 def _require(holds: bool, what: str) -> None:
@@ -205,8 +211,28 @@ class Training(Record, frozen=True, kw_only=True):
         Length of a run where no `max_hours` is set.
     max_hours : float or None
         Time for the training itself on this machine; the schedule is fitted to it.
+    loss : str
+    class_weights : "automatic", tuple of float, or None
+        Of the cross-entropy, one an output; a region's is that of the voxels inside it.
+    focal_gamma : float
+        For ``dice_focal``.
+    topk_share : float
+        For ``dice_topk``: share of the voxels, those with the largest cross-entropy, that count in it.
+    tversky_alpha, tversky_beta : float
+        For ``tversky``: weights of what is found wrongly and of what is missed; 0.5 each is Dice.
+    momentum : float
+        For ``sgd``.
+    adamw_betas : tuple of float
+        For ``adamw``: decay of the means of the gradient and of its square.
+    poly_exponent : float
+        For ``poly``.
+    warmup_share : float
+        Share of the training over which the learning rate rises to `initial_learning_rate`.
     foreground_share : float
         Share of each batch whose patch is centred on foreground.
+    rare_class_sampling : float
+        For those patches, how strongly classes that few cases have are preferred: 0 not at all, 1 until each is about
+        as frequent as the others.
     memory_share : float
         Training cases are held in memory when they fit this share of what is free; else read patch by patch.
     checkpoint_minutes : float
@@ -221,15 +247,40 @@ class Training(Record, frozen=True, kw_only=True):
     iterations_per_epoch: AtLeastOne = 250
     validation_iterations: Annotated[int, msgspec.Meta(ge=0)] = 50
     max_hours: Positive | None = None
+    loss: LossName = "dice_ce"
+    class_weights: ClassWeights = None
+    focal_gamma: NonNegative = 2.0
+    topk_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
+    tversky_alpha: NonNegative = 0.3
+    tversky_beta: NonNegative = 0.7
+    optimizer: OptimizerName = "sgd"
     initial_learning_rate: Positive = 0.01
-    poly_exponent: NonNegative = 0.9
-    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
+    momentum: BelowOne = 0.99
+    adamw_betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     weight_decay: NonNegative = 3e-5
+    schedule: ScheduleName = "poly"
+    poly_exponent: NonNegative = 0.9
+    warmup_share: BelowOne = 0.0
     gradient_clip: Positive = 12.0
     foreground_share: Share = 0.33
+    rare_class_sampling: Share = 0.0
     memory_share: Share = 0.5
     checkpoint_minutes: NonNegative = 2.0
     augmentation: Augmentation = Augmentation()
+
+    def __post_init__(self) -> None:
+        """Hold the loss and its keys against each other.
+
+        Raises
+        ------
+        ValueError
+            Class weights are asked of a loss without cross-entropy, or both of Tversky's weights are 0.
+        """
+        _require(
+            self.class_weights is None or self.loss not in LOSSES_WITHOUT_ENTROPY,
+            f"class_weights are of the cross-entropy, which loss {self.loss} does not have: use null, or another loss",
+        )
+        _require(self.tversky_alpha + self.tversky_beta > 0, "tversky_alpha and tversky_beta are both 0")
 
 
 class Prediction(Record, frozen=True, kw_only=True):
@@ -315,6 +366,11 @@ class Plan(Artifact, frozen=True, kw_only=True):
         wrong = fault(self.labels, self.regions_class_order)
         if wrong is not None:
             raise ValueError(wrong)
+        weights, outputs = self.training.class_weights, self.num_classes
+        if isinstance(weights, tuple) and len(weights) != outputs:
+            kind = "region" if has_regions(self.labels) else "class, the background first"
+            message = f"training.class_weights has {len(weights)} numbers, needs {outputs}: one for each {kind}"
+            raise ValueError(message)
 
     @property
     def num_classes(self) -> int:

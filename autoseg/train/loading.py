@@ -14,7 +14,7 @@ from autoseg.artifacts.plan import Augmentation
 from autoseg.errors import AutosegError
 from autoseg.pool import follow_parent
 from autoseg.train.draws import Draws, draw, no_draws
-from autoseg.train.sampling import TrainingCase, choose_corner, forced_foreground, read_region
+from autoseg.train.sampling import RareClasses, TrainingCase, choose_corner, forced_foreground, read_region
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class BatchRecipe:
         None: none.
     share : range or None
         The samples that this process makes; None: all.
+    rare : RareClasses or None
+        Of the cases that batches are made of, in their order; None: all cases and classes are equally likely.
     """
 
     patch: tuple[int, ...]
@@ -57,6 +59,7 @@ class BatchRecipe:
     mirror_axes: tuple[int, ...]
     augmentation: Augmentation | None
     seeds: tuple[int, ...]
+    rare: RareClasses | None = None
     share: range | None = None
 
 
@@ -70,12 +73,23 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
         draws = draw(rng, recipe.augmentation, recipe.batch_size, recipe.num_channels, patch, recipe.mirror_axes)
     flat = len(patch) == 2
     forced = forced_foreground(recipe.batch_size, recipe.foreground_share)
+    picks = rng.integers(len(cases), size=recipe.batch_size)
+    if recipe.rare is not None:
+        picks[forced] = rng.choice(len(cases), size=forced.sum(), p=recipe.rare.case_probabilities)
+    class_weights = None if recipe.rare is None else recipe.rare.class_weights
     share = range(recipe.batch_size) if recipe.share is None else recipe.share
     names, images, labels = [], [], []
-    for i, pick in enumerate(rng.integers(len(cases), size=recipe.batch_size)):
+    for i, pick in enumerate(picks):
         case = cases[int(pick)]
         patch_zyx = (1, *patch) if flat else patch
-        corner = choose_corner(rng, case.label_zyx.shape, patch_zyx, case.locations, foreground=bool(forced[i]))
+        corner = choose_corner(
+            rng,
+            case.label_zyx.shape,
+            patch_zyx,
+            case.locations,
+            foreground=bool(forced[i]),
+            class_weights=class_weights,
+        )
         if i not in share:  # its numbers had to be drawn all the same
             continue
         source = draws.source_edges(i, patch)

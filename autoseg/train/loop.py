@@ -19,7 +19,7 @@ from autoseg.train.augment import augment
 from autoseg.train.distributed import ALONE, Ranks, SharedNetwork
 from autoseg.train.loading import Batch, Batches
 from autoseg.train.losses import Objective, deep_loss, level_weights, overlap_counts
-from autoseg.train.schedule import poly_rate, progress_by_count, progress_by_time
+from autoseg.train.schedule import learning_rate, progress_by_count, progress_by_time
 from autoseg.train.state import TrainState
 
 # Under a time budget an epoch, after which progress is shown, is at most this share of it.
@@ -128,7 +128,7 @@ def train(
     while not over:
         progress = progress_of(state, recipe, step_seconds)
         for group in state.optimizer.param_groups:
-            group["lr"] = poly_rate(recipe.initial_learning_rate, recipe.poly_exponent, progress)
+            group["lr"] = learning_rate(recipe, progress)
         batch = next(training)
         waited = watch.count()
         loss = train_step(state, batch, course)
@@ -314,7 +314,7 @@ def _report(
         validation_loss=float(np.mean(validated)) if validated else None,
         patch_dice=float(np.mean(present)) if present else None,
         patch_dice_per_label=[None if value is None else round(value, 4) for value in dice],
-        learning_rate=poly_rate(recipe.initial_learning_rate, recipe.poly_exponent, progress),
+        learning_rate=learning_rate(recipe, progress),
         seconds=round(state.seconds, 3),
         waiting_share=round(epoch.waiting / max(epoch.seconds, 1e-9), 4),
         samples_per_second=round(epoch.steps * course.configuration.batch_size / max(epoch.seconds, 1e-9), 3),

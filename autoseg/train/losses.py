@@ -1,16 +1,52 @@
-"""Dice + cross-entropy over the levels of deep supervision: of classes, or of regions that may overlap."""
+"""The loss over the levels of deep supervision: of classes, or of regions that may overlap."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from autoseg.artifacts.plan import LossName, Training
 from autoseg.train.distributed import ALONE, Ranks
+from autoseg.train.loss_terms import (
+    Answers,
+    ClassAnswers,
+    RegionAnswers,
+    focused,
+    mean_of_largest,
+    mean_overlap,
+    mean_where,
+)
 
 # b: batch, k: classes, zyx: space (any number of axes).
-SMOOTH = 1e-5
+EntropyKind = Literal["mean", "focal", "largest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a loss is made of.
+
+    Attributes
+    ----------
+    entropy : str or None
+        How the cross-entropies of voxels become one number; None: they don't count.
+    overlap : str or None
+        Which soft overlap is taken off; None: none.
+    """
+
+    entropy: EntropyKind | None
+    overlap: Literal["dice", "tversky"] | None
+
+
+TERMS: dict[LossName, Terms] = {
+    "dice_ce": Terms("mean", "dice"),
+    "ce": Terms("mean", None),
+    "dice": Terms(None, "dice"),
+    "dice_focal": Terms("focal", "dice"),
+    "dice_topk": Terms("largest", "dice"),
+    "tversky": Terms(None, "tversky"),
+}
 
 
 def level_weights(num_levels: int) -> list[float]:
@@ -32,11 +68,15 @@ class Objective:
     Attributes
     ----------
     batch_dice : bool
-        Pool the batch into one volume before taking Dice.
+        Pool the batch into one volume before taking the overlap.
     regions : tuple of tuple of int
         The label values that each output stands for; empty where the outputs are classes that exclude each other.
     ignore : int or None
         The label value of voxels that count nowhere.
+    recipe : Training
+        Which loss, and its parameters.
+    class_weights : tuple of float
+        Of the cross-entropy, one an output; empty: 1 each.
     ranks : Ranks
         The processes that hold a share of the batch each; the loss is that of all.
     """
@@ -44,15 +84,21 @@ class Objective:
     batch_dice: bool
     regions: tuple[tuple[int, ...], ...] = ()
     ignore: int | None = None
+    recipe: Training = field(default_factory=Training)
+    class_weights: tuple[float, ...] = ()
     ranks: Ranks = ALONE
 
     @property
     def is_mean_over_samples(self) -> bool:
         """Whether the loss of a batch is the mean of its samples' losses."""
-        return not self.batch_dice and self.ignore is None
+        terms = TERMS[self.recipe.loss]
+        pools = terms.overlap is not None and self.batch_dice
+        # The mean of the cross-entropy is over all voxels that count, and some samples have more of them.
+        counts = terms.entropy is not None and self.ignore is not None
+        return not pools and not counts
 
     def loss(self, logits_bkzyx: Tensor, target_bzyx: Tensor) -> Tensor:
-        """Cross-entropy minus soft Dice.
+        """Cross-entropy minus overlap, or one of them, as the recipe says.
 
         Parameters
         ----------
@@ -63,105 +109,41 @@ class Objective:
         Returns
         -------
         Tensor of float32, scalar
+
+        Notes
+        -----
+        Isensee et al. 2021: the two terms weigh the same, the background has no Dice, smoothing 1e-5. With regions a
+        sigmoid takes the softmax's place, and no output is the background. The mean of the cross-entropy is over the
+        voxels that count, and over regions; it is 0 where none does. nnU-Net v2 (2.8.1) takes it so too, but with an
+        ignore label sums over the regions, which makes the term as many times larger as there are regions.
         """
+        terms, recipe = TERMS[self.recipe.loss], self.recipe
+        answers = self._answers(logits_bkzyx, target_bzyx)
+        loss = torch.zeros((), device=logits_bkzyx.device)
+        if terms.entropy is not None:
+            loss = loss + self._entropy(terms.entropy, answers)
+        if terms.overlap is not None:
+            alpha, beta = (0.5, 0.5) if terms.overlap == "dice" else (recipe.tversky_alpha, recipe.tversky_beta)
+            loss = loss - mean_overlap(answers.extents(), alpha, beta, self.ranks, pooled=self.batch_dice)
+        return loss
+
+    def _answers(self, logits_bkzyx: Tensor, target_bzyx: Tensor) -> Answers:
         known = None if self.ignore is None else target_bzyx != self.ignore
         if self.regions:
-            truth = region_masks(target_bzyx, self.regions)
-            return dice_binary_cross_entropy(logits_bkzyx, truth, known, batch_dice=self.batch_dice, ranks=self.ranks)
-        return dice_cross_entropy(logits_bkzyx, target_bzyx, known, batch_dice=self.batch_dice, ranks=self.ranks)
+            return RegionAnswers(logits_bkzyx, region_masks(target_bzyx, self.regions), known)
+        return ClassAnswers(logits_bkzyx, target_bzyx, known)
 
-
-def dice_cross_entropy(
-    logits_bkzyx: Tensor,
-    target_bzyx: Tensor,
-    known_bzyx: Tensor | None = None,
-    *,
-    batch_dice: bool,
-    ranks: Ranks = ALONE,
-) -> Tensor:
-    """Cross-entropy minus soft Dice of the foreground classes.
-
-    Parameters
-    ----------
-    logits_bkzyx : Tensor of any float, shape (B, K, *edges)
-    target_bzyx : Tensor of int64, shape (B, *edges)
-        Class of each voxel.
-    known_bzyx : Tensor of bool, shape (B, *edges), optional
-        Voxels that count; None: all.
-    batch_dice : bool
-        Pool the batch into one volume before taking Dice.
-    ranks : Ranks
-
-    Returns
-    -------
-    Tensor of float32, scalar
-
-    Notes
-    -----
-    Isensee et al. 2021: the two terms weigh the same, the background has no Dice, smoothing 1e-5. The mean of the
-    cross-entropy is over the voxels that count; it is 0 where none does.
-    """
-    log_p = functional.log_softmax(logits_bkzyx.float(), dim=1)
-    if known_bzyx is None:
-        cross_entropy = ranks.mean(functional.nll_loss(log_p, target_bzyx), len(log_p))
-        p = log_p.exp()
-    else:
-        # As background, which has no Dice, what is unknown adds nothing to the true sizes.
-        target_bzyx = target_bzyx.masked_fill(~known_bzyx, 0)
-        cross_entropy = _mean_where(functional.nll_loss(log_p, target_bzyx, reduction="none"), known_bzyx, ranks)
-        p = log_p.exp().masked_fill(~known_bzyx[:, None], 0)
-    # Masks are never multiplied or summed: they would become numbers first, four or eight times as large.
-    elsewhere = torch.ones_like(p, dtype=torch.bool).scatter_(1, target_bzyx[:, None], value=False)
-    space = tuple(range(2, p.ndim))
-    overlap = p.masked_fill(elsewhere, 0).sum(space)[:, 1:]
-    voxels = target_bzyx.flatten(1)
-    true_size = p.new_zeros(p.shape[:2]).scatter_add_(1, voxels, p.new_ones(()).expand_as(voxels))
-    size = p.sum(space)[:, 1:] + true_size[:, 1:]
-    return cross_entropy - _mean_dice(overlap, size, batch_dice=batch_dice, ranks=ranks)
-
-
-def dice_binary_cross_entropy(
-    logits_bkzyx: Tensor,
-    truth_bkzyx: Tensor,
-    known_bzyx: Tensor | None = None,
-    *,
-    batch_dice: bool,
-    ranks: Ranks = ALONE,
-) -> Tensor:
-    """Binary cross-entropy minus soft Dice of regions, each an output of its own.
-
-    Parameters
-    ----------
-    logits_bkzyx : Tensor of any float, shape (B, K, *edges)
-    truth_bkzyx : Tensor of bool, shape (B, K, *edges)
-    known_bzyx : Tensor of bool, shape (B, *edges), optional
-        Voxels that count; None: all.
-    batch_dice : bool
-    ranks : Ranks
-
-    Returns
-    -------
-    Tensor of float32, scalar
-
-    Notes
-    -----
-    As for classes, with a sigmoid for the softmax, and no output is the background. The mean of the cross-entropy is
-    over voxels and regions. nnU-Net v2 (2.8.1) takes it so too, but with an ignore label sums over the regions, which
-    makes the term as many times larger as there are regions.
-    """
-    logits = logits_bkzyx.float()
-    entropies = functional.binary_cross_entropy_with_logits(logits, truth_bkzyx.to(logits.dtype), reduction="none")
-    p = logits.sigmoid()
-    if known_bzyx is None:
-        cross_entropy = ranks.mean(entropies.mean(), len(entropies))
-    else:
-        cross_entropy = _mean_where(entropies, known_bzyx[:, None].expand_as(entropies), ranks)
-        p = p.masked_fill(~known_bzyx[:, None], 0)
-        truth_bkzyx = truth_bkzyx & known_bzyx[:, None]
-    space = tuple(range(2, p.ndim))
-    overlap = p.masked_fill(~truth_bkzyx, 0).sum(space)
-    size = p.sum(space) + truth_bkzyx.sum(space)
-    return cross_entropy - _mean_dice(overlap, size, batch_dice=batch_dice, ranks=ranks)
+    def _entropy(self, kind: EntropyKind, answers: Answers) -> Tensor:
+        if kind == "mean" and not self.class_weights:
+            return answers.mean_entropy(self.ranks)
+        values = answers.entropies()
+        if kind == "focal":
+            values = focused(values, self.recipe.focal_gamma)
+        if self.class_weights:
+            values = answers.weighted(values, self.class_weights)
+        if kind == "largest":
+            return mean_of_largest(values, self.recipe.topk_share, answers.known, self.ranks)
+        return mean_where(values, answers.known, self.ranks)
 
 
 def region_masks(target_bzyx: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
@@ -184,23 +166,6 @@ def region_masks(target_bzyx: Tensor, regions: Sequence[Sequence[int]]) -> Tenso
             mask |= target_bzyx == value
         masks.append(mask)
     return torch.stack(masks, dim=1)
-
-
-def _mean_where(values: Tensor, mask: Tensor, ranks: Ranks) -> Tensor:
-    """The mean of some of the values; 0 where there are none."""
-    return ranks.sum(values.masked_fill(~mask, 0).sum()) / ranks.sum(mask.sum()).clamp(min=1)
-
-
-def _mean_dice(overlap_bk: Tensor, size_bk: Tensor, *, batch_dice: bool, ranks: Ranks) -> Tensor:
-    """Soft Dice, averaged over samples, where they are not pooled, and outputs."""
-    if batch_dice:
-        both = ranks.sum(torch.stack((overlap_bk.sum(0), size_bk.sum(0))))
-        return _dice(both[0], both[1]).mean()
-    return ranks.mean(_dice(overlap_bk, size_bk).mean(), len(overlap_bk))
-
-
-def _dice(overlap: Tensor, size: Tensor) -> Tensor:
-    return (2 * overlap + SMOOTH) / (size + SMOOTH)
 
 
 def deep_loss(levels: Sequence[Tensor], target_bzyx: Tensor, weights: Sequence[float], objective: Objective) -> Tensor:

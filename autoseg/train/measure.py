@@ -20,7 +20,8 @@ from autoseg.train.draws import no_draws
 from autoseg.train.loading import Batch
 from autoseg.train.loop import Course, train_step
 from autoseg.train.losses import Objective
-from autoseg.train.state import TrainState, new_optimizer
+from autoseg.train.optimizer import new_optimizer
+from autoseg.train.state import TrainState
 from autoseg.train.step_style import candidates
 
 log = logging.getLogger(__name__)

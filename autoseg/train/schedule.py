@@ -1,9 +1,40 @@
 """How far training is, and the learning rate there."""
 
+from collections.abc import Callable
+from math import cos, pi
 
-def poly_rate(initial: float, exponent: float, progress: float) -> float:
-    """Learning rate at `progress` of the training, 0 at the start and 1 at the end."""
-    return float(initial * (1.0 - min(max(progress, 0.0), 1.0)) ** exponent)
+from autoseg.artifacts.plan import ScheduleName, Training
+
+# Where warm-up begins, as a share of the initial rate: at 0 the first step would change nothing.
+WARMUP_START = 0.01
+
+
+def learning_rate(recipe: Training, progress: float) -> float:
+    """Learning rate at `progress` of the training, 0 at the start and 1 at the end.
+
+    Notes
+    -----
+    Warm-up is linear. What follows is the whole of the schedule, in the time that is left, so that it always ends
+    at 0.
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    warm = recipe.warmup_share
+    if progress < warm:
+        return recipe.initial_learning_rate * (WARMUP_START + (1 - WARMUP_START) * progress / warm)
+    annealed = SCHEDULES[recipe.schedule](recipe, (progress - warm) / (1 - warm))
+    return recipe.initial_learning_rate * annealed
+
+
+def _poly(recipe: Training, progress: float) -> float:
+    return float((1.0 - progress) ** recipe.poly_exponent)
+
+
+def _cosine(_: Training, progress: float) -> float:
+    """Loshchilov and Hutter 2017, without restarts."""
+    return (1 + cos(pi * progress)) / 2
+
+
+SCHEDULES: dict[ScheduleName, Callable[[Training, float], float]] = {"poly": _poly, "cosine": _cosine}
 
 
 def progress_by_count(iterations_done: int, iterations_in_all: int) -> float:

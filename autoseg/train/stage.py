@@ -26,20 +26,16 @@ from autoseg.layout import FoldFolder
 from autoseg.machine import alone
 from autoseg.networks.device import keep_freed_memory
 from autoseg.networks.unet import build_network
-from autoseg.train.distributed import (
-    ALONE,
-    Ranks,
-    SharedNetwork,
-    check_shares,
-    with_shared_statistics,
-)
+from autoseg.train.class_weights import resolve_class_weights
+from autoseg.train.distributed import ALONE, Ranks, SharedNetwork, check_shares, with_shared_statistics
 from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, EpochReport, progress_of, train, train_step
 from autoseg.train.losses import Objective, level_weights
-from autoseg.train.sampling import TrainingCase
+from autoseg.train.optimizer import new_optimizer
+from autoseg.train.sampling import RareClasses, TrainingCase, weigh_rare_classes
 from autoseg.train.signals import stop_requested
-from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint, save_weights
+from autoseg.train.state import TrainState, load_checkpoint, save_checkpoint, save_weights
 from autoseg.train.step_style import choose_step, describe_step
 
 log = logging.getLogger(__name__)
@@ -47,6 +43,7 @@ TRAINING_STREAM, VALIDATION_STREAM = 0, 1
 MOST_WORKERS = 8
 MEASURED_BATCH = 2
 MOST_SHOWN = 5
+HIGH_FOR_ADAMW = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,19 +153,25 @@ def _run(
         return earlier
     if device.type == "cpu":
         keep_freed_memory()
+    configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
+    if recipe.optimizer == "adamw" and recipe.initial_learning_rate > HIGH_FOR_ADAMW:
+        log.warning(
+            "training.initial_learning_rate is %g: high for adamw, which is mostly used with 0.0001 to 0.001",
+            recipe.initial_learning_rate,
+        )
     # Patches all have one size: cuDNN may search for the fastest kernels once.
     torch.backends.cudnn.benchmark = True
-    configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
     # The weights' beginning depends on the seed and the fold alone.
     torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
     network = build_network(configuration, task.plan.num_inputs(configuration), task.plan.num_classes).to(device)
     network = with_shared_statistics(network, ranks, device)
     training_cases, validation_cases = cases(task.cases.training), cases(task.cases.validation)
-    batches = _batch_recipes(task, ranks)
+    batches = _batch_recipes(task, records)
+    weights = _class_weights(task, records)
     if earlier is not None and torch.device(earlier.device).type == device.type:
         style, seconds = earlier.step, earlier.step_seconds
     else:
-        style, seconds = _measure_step(task, training_cases, batches[0], device)
+        style, seconds = _measure_step(task, training_cases, batches[0], weights, device)
     manifest = TrainedModel(
         inputs_sha256=inputs,
         data_sha256=data,
@@ -181,6 +184,7 @@ def _run(
         file_values=task.file_values,
         step=style,
         step_seconds=seconds,
+        class_weights=weights,
         num_parameters=sum(prod(parameter.shape) for parameter in network.parameters()),
         device=str(device),
         autoseg_version=__version__,
@@ -198,9 +202,12 @@ def _run(
         load_checkpoint(folder.checkpoint, state, inputs)
         log.info("fold %d goes on after iteration %d", task.fold, state.iteration)
     _train(task, state, manifest, folder, (training_cases, validation_cases), batches, device, jobs, ranks)
-    if not ranks.is_first:
-        return manifest
-    save_weights(folder.weights, network)
+    return _finish(state, manifest, folder) if ranks.is_first else manifest
+
+
+def _finish(state: TrainState, manifest: TrainedModel, folder: FoldFolder) -> TrainedModel:
+    """Write the weights, and that they are final."""
+    save_weights(folder.weights, state.network)
     rates = [record["learning_rate"] for record in read_metrics(folder.metrics)]
     manifest = msgspec.structs.replace(
         manifest,
@@ -230,13 +237,19 @@ def _train(
     if ranks.is_first:
         rewind_metrics(folder.metrics, state.epoch)
     workers = _num_workers(cases[0], device, jobs)
-    training = Batches(cases[0], recipes[0], first=state.iteration, num_workers=workers)
+    share = ranks.share(manifest.configuration.batch_size)
+    training = Batches(cases[0], replace(recipes[0], share=share), first=state.iteration, num_workers=workers)
     validation = Batches(
-        cases[1], recipes[1], first=state.epoch * recipe.validation_iterations, num_workers=min(1, workers)
+        cases[1],
+        replace(recipes[1], share=share),
+        first=state.epoch * recipe.validation_iterations,
+        num_workers=min(1, workers),
     )
     title = f"{task.configuration_name} fold {task.fold}"
     bar = ProgressBar(title, progress_of(state, recipe, 0.0), shown=ranks.is_first)
-    apart = manifest.step.sample_by_sample
+    objective = _objective(task.plan, manifest.configuration, manifest.class_weights)
+    if not manifest.step.sample_by_sample:
+        objective = replace(objective, ranks=ranks)
     num_levels = len(level_weights(len(state.network.heads)))
 
     def on_epoch(report: EpochReport) -> None:
@@ -252,7 +265,7 @@ def _train(
 
     course = Course(
         configuration=manifest.configuration,
-        objective=_objective(task.plan, manifest.configuration, ALONE if apart else ranks),
+        objective=objective,
         recipe=recipe,
         device=device,
         step=manifest.step,
@@ -279,10 +292,15 @@ def _num_workers(cases: Sequence[TrainingCase], device: torch.device, jobs: int)
     return max(1, min(jobs, MOST_WORKERS))
 
 
-def _batch_recipes(task: FoldTask, ranks: Ranks) -> tuple[BatchRecipe, BatchRecipe]:
+def _class_weights(task: FoldTask, records: Mapping[str, PreprocessedCase]) -> tuple[float, ...]:
+    training = [records[name] for name in task.cases.training]
+    return resolve_class_weights(task.plan.training.class_weights, training, task.plan.labels)
+
+
+def _batch_recipes(task: FoldTask, records: Mapping[str, PreprocessedCase]) -> tuple[BatchRecipe, BatchRecipe]:
     configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
 
-    def batch_recipe(stream: int) -> BatchRecipe:
+    def batch_recipe(stream: int, names: Sequence[str]) -> BatchRecipe:
         return BatchRecipe(
             patch=configuration.patch_size,
             batch_size=configuration.batch_size,
@@ -291,27 +309,41 @@ def _batch_recipes(task: FoldTask, ranks: Ranks) -> tuple[BatchRecipe, BatchReci
             mirror_axes=configuration.mirror_axes,
             augmentation=recipe.augmentation if stream == TRAINING_STREAM else None,
             seeds=(recipe.seed, task.fold, stream),
-            share=ranks.share(configuration.batch_size),
+            rare=_rare_classes(task.plan, [records[name] for name in names]),
         )
 
-    return batch_recipe(TRAINING_STREAM), batch_recipe(VALIDATION_STREAM)
+    training, validation = task.cases.training, task.cases.validation
+    return batch_recipe(TRAINING_STREAM, training), batch_recipe(VALIDATION_STREAM, validation)
 
 
-def _objective(plan: Plan, configuration: Configuration, ranks: Ranks = ALONE) -> Objective:
+def _rare_classes(plan: Plan, records: Sequence[PreprocessedCase]) -> RareClasses | None:
+    """What is preferred among these cases; None where the recipe prefers nothing."""
+    strength, names = plan.training.rare_class_sampling, list(foreground(plan.labels))
+    if strength == 0 or not names:
+        return None
+    presence = np.array([[record.foreground_voxels[name] > 0 for name in names] for record in records])
+    return weigh_rare_classes(presence, strength)
+
+
+def _objective(plan: Plan, configuration: Configuration, class_weights: tuple[float, ...]) -> Objective:
     """What the outputs of a plan's networks are held against."""
     named = foreground(plan.labels)
     regions = tuple(values_of(value) for value in named.values()) if has_regions(plan.labels) else ()
-    return Objective(configuration.batch_dice, regions, ignored(plan.labels), ranks)
+    return Objective(configuration.batch_dice, regions, ignored(plan.labels), plan.training, class_weights)
 
 
 def _measure_step(
-    task: FoldTask, cases: Sequence[TrainingCase], recipe: BatchRecipe, device: torch.device
+    task: FoldTask,
+    cases: Sequence[TrainingCase],
+    recipe: BatchRecipe,
+    class_weights: tuple[float, ...],
+    device: torch.device,
 ) -> tuple[StepStyle, dict[str, float]]:
     """Time steps of a batch of 2 in each style, on weights that are thrown away."""
     plan = task.plan
     configuration = plan.configurations[task.configuration_name]
-    batch = make_batch(cases, replace(recipe, batch_size=min(MEASURED_BATCH, recipe.batch_size), share=None), 0)
-    objective = _objective(plan, configuration)
+    batch = make_batch(cases, replace(recipe, batch_size=min(MEASURED_BATCH, recipe.batch_size)), 0)
+    objective = _objective(plan, configuration, class_weights)
     network = build_network(configuration, recipe.num_channels, plan.num_classes).to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
 

@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from autoseg.artifacts.base import atomic_path
-from autoseg.artifacts.plan import Training
 from autoseg.errors import ArtifactError
 from autoseg.networks.unet import UNet
 
@@ -40,17 +39,6 @@ class TrainState:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     failed_steps: int = 0
-
-
-def new_optimizer(network: UNet, recipe: Training) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum and weight decay."""
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=recipe.initial_learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-    )
 
 
 def save_checkpoint(path: Path, state: TrainState, inputs_sha256: str) -> None:
@@ -111,6 +99,8 @@ def load_checkpoint(path: Path, state: TrainState, inputs_sha256: str) -> None:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         owner = content["inputs_sha256"]
         state.network.load_state_dict(content["network"])
+        for saved, present in zip(content["optimizer"]["param_groups"], state.optimizer.param_groups, strict=True):
+            saved["fused"] = present["fused"]  # a matter of the device, which may be another one now
         state.optimizer.load_state_dict(content["optimizer"])
         # Empty where the loss was not scaled; the next run may be on another device.
         if content["scaler"]:

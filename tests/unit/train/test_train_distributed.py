@@ -53,6 +53,7 @@ class Variant:
     batch_dice: bool = False
     apart: bool = False
     spoilt: bool = False
+    recipe: dict = field(default_factory=dict)
 
 
 VARIANTS = {
@@ -62,6 +63,9 @@ VARIANTS = {
     "ignore": Variant(CLASSES | {"ignore": 3}, batch_dice=True),
     "regions": Variant(NESTED),
     "regions, batch dice": Variant(NESTED, batch_dice=True),
+    "largest": Variant(NESTED, recipe={"loss": "dice_topk"}),
+    "tversky": Variant(batch_dice=True, recipe={"loss": "tversky", "tversky_alpha": 0.3, "tversky_beta": 0.7}),
+    "weighted, focal": Variant(recipe={"loss": "dice_focal", "class_weights": (0.5, 1.0, 2.0)}),
     "spoilt": Variant(spoilt=True),
 }
 
@@ -197,7 +201,7 @@ def both(tmp_path_factory, build_plan, build_configuration):
                 {"3d_fullres": build_configuration(batch_size=3, batch_dice=variant.batch_dice)},
                 labels=variant.labels,
                 regions_class_order=(1, 2) if variant.labels is NESTED else (),
-                training=clock if name == "by the clock" else RECIPE,
+                training=msgspec.structs.replace(clock if name == "by the clock" else RECIPE, **variant.recipe),
             )
             write(root / f"{name}.json", plan)
     processes = start(two)

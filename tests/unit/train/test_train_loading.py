@@ -16,7 +16,7 @@ from autoseg.layout import Workspace
 from autoseg.preprocess.case import foreground_locations
 from autoseg.preprocess.store import LoadedCase, open_case, write_case
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
-from autoseg.train.sampling import TrainingCase
+from autoseg.train.sampling import TrainingCase, weigh_rare_classes
 
 
 @pytest.fixture
@@ -98,6 +98,27 @@ def test_the_forced_samples_hold_foreground_and_every_case_gets_its_turn(cases):
     assert sum(3 in sample for batch in batches for sample in batch.labels[:8]) < 8
     names = {name for number in range(10) for name in make_batch(cases, PLAIN, number).cases}
     assert names == {"case_0", "case_1", "case_2"}
+
+
+@pytest.mark.parametrize(("strength", "seen"), [(None, 0.025), (0.0, 0.025), (0.5, 0.156), (1.0, 0.488)])
+def test_how_often_a_lesion_of_five_voxels_in_one_of_twenty_cases_is_seen(strength, seen):
+    """Of the patches that are centred on foreground; the rest of a batch is cut from all cases alike."""
+    cases = []
+    for number in range(20):
+        label = np.zeros((24, 24, 24), np.int16)
+        label[3:12, 3:12, 3:12] = 1
+        if number == 7:
+            label[20, 20, 16:21] = 2  # too far from the organ to be in its patches
+        places = foreground_locations(label, str(number), {"organ": 1, "lesion": 2})
+        cases.append(TrainingCase(str(number), LoadedCase(np.zeros((1, 24, 24, 24), np.float32), label, places)))
+    presence = np.array([[True, number == 7] for number in range(20)])
+    rare = None if strength is None else weigh_rare_classes(presence, strength)
+    recipe = replace(PLAIN, patch=(6, 6, 6), batch_size=300, foreground_share=2 / 3, rare=rare)
+    batches = [make_batch(cases, recipe, number) for number in range(10)]
+    forced = np.mean([(label == 2).any() for batch in batches for label in batch.labels[100:]])
+    assert abs(forced - seen) <= 4 * (seen * (1 - seen) / 2000) ** 0.5
+    of_the_case = np.mean([name == "7" for batch in batches for name in batch.cases[:100]])
+    assert abs(of_the_case - 0.05) <= 4 * (0.05 * 0.95 / 1000) ** 0.5
 
 
 def test_a_patch_is_what_lies_in_the_case(cases):

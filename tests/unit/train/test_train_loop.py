@@ -29,8 +29,9 @@ from autoseg.train.journal import ProgressBar, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, train, train_step
 from autoseg.train.losses import Objective
+from autoseg.train.optimizer import new_optimizer
 from autoseg.train.sampling import TrainingCase
-from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint
+from autoseg.train.state import TrainState, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 WHOLE = StepStyle(precision="float32")
@@ -275,7 +276,7 @@ def record_of(case):
         arrays_sha256=case.name,
         placement=Placement(geometry=grid, crop_start=(0, 0, 0), crop_stop=shape, shape=shape),
         num_channels=1,
-        foreground_voxels={},
+        foreground_voxels={"blob": int((case.label_zyx == 1).sum())},
     )
 
 
@@ -470,3 +471,42 @@ def test_what_is_written_for_a_label_may_change_after_training(task, cases, fold
     assert again.file_values == (0, 255)
     assert msgspec.structs.replace(again, file_values=(), settings=model.settings) == model
     assert read(folder.manifest, TrainedModel) == again
+
+
+def with_training(task, **changes):
+    return replace(
+        task, plan=msgspec.structs.replace(task.plan, training=msgspec.structs.replace(task.plan.training, **changes))
+    )
+
+
+def test_automatic_class_weights_stand_in_the_manifest_and_shape_the_weights(task, cases, folder, tmp_path):
+    task = with_training(task, epochs=1)
+    plain = run_stage(task, cases, folder)
+    assert plain.class_weights == ()
+    automatic = with_training(task, class_weights="automatic")
+    with pytest.raises(SettingError, match="class_weights was None, is automatic"):
+        run_stage(automatic, cases, folder)
+    weighted = run_stage(automatic, cases, Workspace(tmp_path / "weighted").fold("3d_fullres", 0))
+    inside = [int((case.label_zyx == 1).sum()) for case in cases[:2]]
+    outside = [case.label_zyx.size - voxels for case, voxels in zip(cases[:2], inside, strict=True)]
+    assert weighted.class_weights == pytest.approx((1.0, (sum(outside) / sum(inside)) ** 0.5), abs=1e-4)
+    listed = with_training(task, class_weights=weighted.class_weights)
+    again = Workspace(tmp_path / "listed").fold("3d_fullres", 0)
+    run_stage(listed, cases, again)
+    written = Workspace(tmp_path / "weighted").fold("3d_fullres", 0).weights.read_bytes()
+    assert again.weights.read_bytes() == written != folder.weights.read_bytes()
+
+
+def test_rare_classes_are_weighed_among_each_streams_own_cases(task, cases):
+    records = {case.name: record_of(case) for case in cases}
+    assert all(recipe.rare is None for recipe in stage._batch_recipes(task, records))
+    records["case_1"] = msgspec.structs.replace(records["case_1"], foreground_voxels={"blob": 0})
+    training, validation = stage._batch_recipes(with_training(task, rare_class_sampling=1.0), records)
+    assert training.rare.case_probabilities == pytest.approx([2 / 3, 1 / 3])
+    assert validation.rare.case_probabilities == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize(("optimizer", "told"), [("sgd", False), ("adamw", True)])
+def test_a_rate_made_for_sgd_is_told_with_adamw(task, cases, folder, caplog, optimizer, told):
+    run_stage(with_training(task, epochs=1, iterations_per_epoch=1, optimizer=optimizer), cases, folder)
+    assert any("high for adamw" in record.message for record in caplog.records) == told

@@ -8,7 +8,6 @@ from autoseg.train.losses import (
     Objective,
     at_level,
     deep_loss,
-    dice_cross_entropy,
     level_weights,
     overlap_counts,
     region_masks,
@@ -45,23 +44,23 @@ def example():
 @pytest.mark.parametrize("batch_dice", [True, False])
 def test_the_loss_is_that_computed_by_hand(example, batch_dice):
     logits, target = example
-    actual = dice_cross_entropy(torch.from_numpy(logits), torch.from_numpy(target), batch_dice=batch_dice)
+    actual = Objective(batch_dice=batch_dice).loss(torch.from_numpy(logits), torch.from_numpy(target))
     assert float(actual) == pytest.approx(by_hand(logits, target, batch_dice=batch_dice), abs=1e-5)
 
 
 def test_batch_dice_differs_from_the_mean_over_samples(example):
     logits, target = (torch.from_numpy(part) for part in example)
-    pooled = dice_cross_entropy(logits, target, batch_dice=True)
-    apart = dice_cross_entropy(logits, target, batch_dice=False)
+    pooled = Objective(batch_dice=True).loss(logits, target)
+    apart = Objective(batch_dice=False).loss(logits, target)
     assert abs(float(pooled - apart)) > 1e-2
-    singles = [dice_cross_entropy(logits[i : i + 1], target[i : i + 1], batch_dice=True) for i in range(2)]
+    singles = [Objective(batch_dice=True).loss(logits[i : i + 1], target[i : i + 1]) for i in range(2)]
     assert float(apart) == pytest.approx(float(sum(singles)) / 2, abs=1e-6)
 
 
 def test_the_background_has_no_dice():
     # All background, and sure of it: cross-entropy 0; foreground Dice of nothing with nothing is 1.
     logits = torch.tensor([40.0, -40.0]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4)
-    loss = dice_cross_entropy(logits, torch.zeros(1, 4, 4, dtype=torch.int64), batch_dice=False)
+    loss = Objective(batch_dice=False).loss(logits, torch.zeros(1, 4, 4, dtype=torch.int64))
     assert float(loss) == pytest.approx(-1.0, abs=1e-5)
 
 
@@ -69,15 +68,15 @@ def test_the_background_has_no_dice():
 def test_a_sure_and_right_answer_has_the_lowest_loss(batch_dice):
     target = torch.tensor([[[0, 1], [2, 1]]])
     sure = 50.0 * torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float()
-    assert float(dice_cross_entropy(sure, target, batch_dice=batch_dice)) == pytest.approx(-1.0, abs=1e-5)
+    assert float(Objective(batch_dice=batch_dice).loss(sure, target)) == pytest.approx(-1.0, abs=1e-5)
 
 
 def test_half_precision_logits_are_summed_in_single():
     torch.manual_seed(0)
     logits, target = torch.randn(1, 2, 40, 40, 40), torch.randint(0, 2, (1, 40, 40, 40))
-    half = dice_cross_entropy(logits.bfloat16(), target, batch_dice=True)
+    half = Objective(batch_dice=True).loss(logits.bfloat16(), target)
     assert half.dtype == torch.float32
-    same = dice_cross_entropy(logits.bfloat16().float(), target, batch_dice=True)
+    same = Objective(batch_dice=True).loss(logits.bfloat16().float(), target)
     assert float(half) == float(same)
 
 
@@ -116,8 +115,8 @@ def test_the_deep_loss_is_the_weighted_sum_over_levels():
     target = torch.randint(0, 3, (2, 8, 8))
     levels = [torch.randn(2, 3, 8, 8), torch.randn(2, 3, 4, 4)]
     parts = [
-        float(dice_cross_entropy(levels[0], target, batch_dice=True)),
-        float(dice_cross_entropy(levels[1], target[:, 1::2, 1::2], batch_dice=True)),
+        float(Objective(batch_dice=True).loss(levels[0], target)),
+        float(Objective(batch_dice=True).loss(levels[1], target[:, 1::2, 1::2])),
     ]
     actual = deep_loss(levels, target, [0.75, 0.25], Objective(batch_dice=True))
     assert float(actual) == pytest.approx(0.75 * parts[0] + 0.25 * parts[1], abs=1e-6)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autoseg.train.sampling import choose_corner, forced_foreground, read_region
+from autoseg.train.sampling import choose_corner, forced_foreground, read_region, weigh_rare_classes
 
 NOWHERE = np.empty((0, 4), np.int32)
 
@@ -68,6 +68,37 @@ def test_without_foreground_a_forced_patch_may_lie_anywhere():
     rng = np.random.default_rng(0)
     corners = {choose_corner(rng, (9, 9, 9), (8, 8, 8), NOWHERE, foreground=True) for _ in range(100)}
     assert corners == {(z, y, x) for z in (0, 1) for y in (0, 1) for x in (0, 1)}
+
+
+def test_classes_of_a_case_are_drawn_by_their_weights():
+    rng = np.random.default_rng(0)
+    locations = np.array([[1, 5, 5, 5]] * 990 + [[3, 15, 15, 15]] * 10, np.int32)
+    weights = np.array([1.0, 50.0, 4.0])  # the case has no voxel of class 2
+    corners = [
+        choose_corner(rng, (20, 20, 20), (1, 1, 1), locations, foreground=True, class_weights=weights)
+        for _ in range(1000)
+    ]
+    rare = corners.count((15, 15, 15))
+    assert rare + corners.count((5, 5, 5)) == 1000
+    assert abs(rare - 800) <= 4 * 160**0.5
+
+
+# Twenty cases with an organ; one of them has a lesion too.
+ONE_IN_TWENTY = np.array([[True, case == 7] for case in range(20)])
+
+
+@pytest.mark.parametrize(("strength", "factor"), [(0.0, 1.0), (0.5, 20**0.5), (1.0, 20.0)])
+def test_a_class_weighs_by_how_few_cases_have_it_and_a_case_as_its_weightiest_class(strength, factor):
+    rare = weigh_rare_classes(ONE_IN_TWENTY, strength)
+    assert rare.class_weights == pytest.approx([1.0, factor])
+    expected = [factor / (19 + factor) if case == 7 else 1 / (19 + factor) for case in range(20)]
+    assert rare.case_probabilities == pytest.approx(expected)
+
+
+def test_classes_that_no_case_has_and_cases_without_any_weigh_one():
+    rare = weigh_rare_classes(np.array([[True, False], [False, False]]), 1.0)
+    assert rare.class_weights == pytest.approx([2.0, 1.0])
+    assert rare.case_probabilities == pytest.approx([2 / 3, 1 / 3])
 
 
 SPARSE = np.array([[0, 3, 3, 3]] * 5 + [[1, 5, 5, 5]] * 5 + [[2, 7, 7, 7]] * 5, np.int32)

@@ -6,7 +6,8 @@ import torch
 from autoseg.artifacts.plan import Training
 from autoseg.errors import ArtifactError
 from autoseg.networks.unet import build_network
-from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint
+from autoseg.train.optimizer import new_optimizer
+from autoseg.train.state import TrainState, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -87,12 +88,3 @@ def test_a_damaged_checkpoint_is_explained(new_state, tmp_path, damage):
         load_checkpoint(path, new_state(1), "abc")
     assert str(path) in str(caught.value)
     assert "--restart" in str(caught.value)
-
-
-def test_the_optimizer_follows_the_recipe(new_state):
-    network = new_state(1).network
-    recipe = Training(initial_learning_rate=0.02, momentum=0.9, weight_decay=1e-4)
-    settings = new_optimizer(network, recipe).defaults
-    assert (settings["lr"], settings["momentum"], settings["weight_decay"]) == (0.02, 0.9, 1e-4)
-    assert settings["nesterov"] is True
-    assert new_optimizer(network, Training(momentum=0.0)).defaults["nesterov"] is False
