@@ -8,13 +8,13 @@ import click
 from autoseg import __version__, options
 from autoseg.artifacts.dataset import Repair
 from autoseg.artifacts.plan import PresetName, WishedPreset
-from autoseg.errors import OUT_OF_MEMORY, AutosegError, DatasetError, is_out_of_memory
+from autoseg.errors import OUT_OF_MEMORY, AutosegError, DatasetError, Terminated, is_out_of_memory
 from autoseg.layout import Workspace
 from autoseg.options import ANY_FILE, ANY_PATH, DEBUG, EXISTING, EXISTING_FILE, FOLDER, Finite
 
 
 class _Program(click.Group):
-    """Turns errors into one message and an exit code: 0 done, 1 explained, 2 wrong usage, 130 interrupted."""
+    """Turns errors into one message and an exit code: 0 done, 1 explained, 2 wrong usage, 130 or 143 interrupted."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click has it
         """Run the subcommand."""
@@ -22,11 +22,11 @@ class _Program(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             goes_on = ctx.invoked_subcommand in ("preprocess", "train", "predict")
             again = "goes on from here" if goes_on else "begins anew"
             click.echo(f"interrupted; the same command {again}", err=True)
-            ctx.exit(130)
+            ctx.exit(143 if isinstance(interrupt, Terminated) else 130)
         except Exception as error:
             if ctx.meta.get(DEBUG):
                 raise
@@ -251,9 +251,14 @@ def preprocess(
 
 @main.command()
 @click.argument("folds", nargs=-1, required=True, metavar="FOLD...")
+@click.option("--epochs", type=click.IntRange(min=1), help="Train for so many epochs.")
 @click.option("--max-hours", type=Finite(min=0, min_open=True), help="Fit the training to this time.")
+@click.option(
+    "--patience", type=click.IntRange(min=1), help="Come to an end after so many epochs without a better patch Dice."
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, batches and augmentation.")
 @click.option("--restart", is_flag=True, help="Throw an earlier training of these folds away.")
+@click.option("--extend", is_flag=True, help="Train finished folds for longer: to the --epochs or --max-hours given.")
 @options.configuration
 @options.settings
 @options.workspace
@@ -263,9 +268,12 @@ def preprocess(
 @options.common
 def train(
     folds: tuple[str, ...],
+    epochs: int | None,
     max_hours: float | None,
+    patience: int | None,
     seed: int | None,
     restart: bool,
+    extend: bool,
     configuration: str | None,
     settings: tuple[str, ...],
     workspace: Path,
@@ -280,11 +288,10 @@ def train(
     """
     from autoseg import console, pipeline
 
-    extra = []
-    if max_hours is not None:
-        extra.append(f"training.max_hours={max_hours}")
-    if seed is not None:
-        extra.append(f"training.seed={seed}")
+    if restart and extend:
+        message = "--restart throws away what --extend goes on with"
+        raise click.UsageError(message)
+    settings = (*settings, *options.recipe(epochs, max_hours, patience, seed))
     space, chosen = Workspace(workspace), options.folds(folds)
     failures: dict[int, str] = {}
     if devices:
@@ -296,20 +303,22 @@ def train(
             chosen,
             devices,
             arguments,
-            settings=(*settings, *extra),
+            settings=settings,
             configuration_name=configuration,
             jobs=options.count(jobs),
             restart=restart,
+            extend=extend,
         )
     else:
         results = pipeline.train(
             space,
             chosen,
-            settings=(*settings, *extra),
+            settings=settings,
             configuration_name=configuration,
             device_name=device,
             jobs=options.count(jobs),
             restart=restart,
+            extend=extend,
         )
     for fold, evaluation in results.items():
         click.echo(f"fold {fold}: {console.summary_line(evaluation)}")

@@ -73,6 +73,10 @@ class SettingError(AutosegError):
     """An option or a plan key is unknown or out of bounds."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, as a scheduler sends it before it takes the machine away, and all was saved."""
+
+
 OUT_OF_MEMORY = "fewer --jobs, or in training a smaller configurations.NAME.batch_size (--set), need less memory"
 
 

@@ -21,9 +21,19 @@ class FoldFolder:
         return self.root / "checkpoint.pt"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        """The one before, for when the newest is damaged."""
+        return self.root / "checkpoint.previous.pt"
+
+    @property
     def manifest(self) -> Path:
         """What was trained from what, and how."""
         return self.root / "manifest.json"
+
+    @property
+    def extension(self) -> Path:
+        """The manifest to be, while a finished training is extended."""
+        return self.root / "extension.json"
 
     @property
     def metrics(self) -> Path:
@@ -34,6 +44,11 @@ class FoldFolder:
     def progress(self) -> Path:
         """The curves as a picture."""
         return self.root / "progress.png"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of the curves for TensorBoard, where that is installed."""
+        return self.root / "tensorboard"
 
     @property
     def lock(self) -> Path:

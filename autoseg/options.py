@@ -206,6 +206,17 @@ def count(jobs: int | None) -> int:
     return jobs or available_cpus()
 
 
+def recipe(epochs: int | None, max_hours: float | None, patience: int | None, seed: int | None) -> list[str]:
+    """The settings that options of `train` are short for."""
+    if epochs is not None and max_hours is not None:
+        message = "--epochs and --max-hours both say how long to train: give one of them"
+        raise click.UsageError(message)
+    given = {"epochs": epochs, "max_hours": max_hours, "patience": patience, "seed": seed}
+    chosen = [f"training.{name}={value}" for name, value in given.items() if value is not None]
+    # The plan may set a time, which would go before the number of epochs.
+    return chosen if epochs is None else [*chosen, "training.max_hours=null"]
+
+
 def names(text: str | None) -> list[str] | None:
     """Names separated by commas, from text."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from autoseg.artifacts.base import digest, read
 from autoseg.artifacts.dataset import Case, Dataset, Repair
 from autoseg.artifacts.evaluation import Evaluation
-from autoseg.artifacts.labels import all_values, ignored
+from autoseg.artifacts.labels import all_values, foreground, ignored
 from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.overlay import overlay
 from autoseg.artifacts.plan import Plan
@@ -32,6 +32,7 @@ from autoseg.layout import CaseFiles, FoldFolder, Workspace
 if TYPE_CHECKING:
     import torch
 
+    from autoseg.networks.unet import UNet
     from autoseg.predict.case import Volume
     from autoseg.predict.models import LoadedModel
     from autoseg.predict.stage import Options
@@ -124,6 +125,7 @@ def train(
     device_name: str,
     jobs: int,
     restart: bool = False,
+    extend: bool = False,
 ) -> dict[int, Evaluation]:
     """4 to 6: train each fold, predict its validation cases, score them.
 
@@ -131,6 +133,10 @@ def train(
     ----------
     folds : sequence of int or None
         None: all.
+    restart : bool
+        Throw earlier trainings of these folds away.
+    extend : bool
+        Train finished folds for longer.
 
     Returns
     -------
@@ -153,7 +159,14 @@ def train(
     with joined(ranks, device):
         with ranks.first_ahead():
             dataset, tasks, records = _prepare(
-                workspace, folds, settings, configuration_name, jobs=jobs, restart=restart, writes=ranks.is_first
+                workspace,
+                folds,
+                settings,
+                configuration_name,
+                jobs=jobs,
+                restart=restart,
+                extend=extend,
+                writes=ranks.is_first,
             )
         plan, name = tasks[0].plan, tasks[0].configuration_name
         # Read when first asked for: a fold that is finished and scored needs none.
@@ -169,6 +182,8 @@ def train(
                 device=device,
                 jobs=max(1, jobs // ranks.local_size),
                 restart=restart,
+                extend=extend,
+                case_dice=partial(_case_dice, dataset, records, stored, device),
                 ranks=ranks,
             )
             if ranks.is_first:
@@ -186,6 +201,7 @@ def train_side_by_side(
     configuration_name: str | None,
     jobs: int,
     restart: bool = False,
+    extend: bool = False,
 ) -> tuple[dict[int, Evaluation], dict[int, str]]:
     """4 to 6 in a process for each fold, as many at a time as there are devices.
 
@@ -221,7 +237,7 @@ def train_side_by_side(
         )
     for device in devices:
         choose_device(device)
-    _, tasks, _ = _prepare(workspace, folds, settings, configuration_name, jobs=jobs, restart=restart)
+    _, tasks, _ = _prepare(workspace, folds, settings, configuration_name, jobs=jobs, restart=restart, extend=extend)
     plan, name = tasks[0].plan, tasks[0].configuration_name
     memory = plan.training.memory_share / len(devices)
 
@@ -242,6 +258,7 @@ def _prepare(
     *,
     jobs: int,
     restart: bool,
+    extend: bool,
     writes: bool = True,
 ) -> tuple[Dataset, list["FoldTask"], dict[str, PreprocessedCase]]:
     """Everything before the first fold is trained: the folds are written down, and their cases preprocessed."""
@@ -253,7 +270,7 @@ def _prepare(
     if not restart:
         # Before hours of work: the last fold may hold a training with other settings.
         for task in tasks:
-            stage.find_earlier(task, workspace.fold(name, task.fold))
+            stage.find_earlier(task, workspace.fold(name, task.fold), extend=extend)
     if writes:
         keep_splits(splits, dataset, workspace)
     return dataset, tasks, preprocess(workspace, dataset, plan, name, jobs=jobs)
@@ -320,6 +337,38 @@ def _training_cases(
         name: TrainingCase(name, get(workspace.case(configuration, name), record.arrays_sha256))
         for name, record in records.items()
     }
+
+
+def _case_dice(
+    dataset: Dataset,
+    records: Mapping[str, PreprocessedCase],
+    arrays: Mapping[str, CaseFiles],
+    device: "torch.device",
+    network: "UNet",
+    manifest: TrainedModel,
+    name: str,
+) -> float | None:
+    """Mean foreground Dice of a case on its own grid, predicted without mirroring by a network in training."""
+    from autoseg.evaluate.stage import CasePair, mean_dice
+    from autoseg.images.image import LabelMap
+    from autoseg.predict.case import label_map, mean_logits
+    from autoseg.predict.models import LoadedModel
+
+    model = LoadedModel(manifest, network, Path(), "")
+    volume = PreparedVolume(arrays[name], records[name]).read(model)
+    logits = mean_logits([model], volume.image_czyx, device=device, mirror_axes=(), step=manifest.plan.prediction.step)
+    case = next(case for case in dataset.cases if case.name == name)
+    labels = dataset.labels_in_files
+    pair = CasePair(
+        case=name,
+        predicted=Path(),
+        reference=Path(dataset.root) / (case.label or ""),
+        labels=foreground(labels),
+        ignore=ignored(labels),
+        tolerance_mm={},
+        repair=dataset.repair,
+    )
+    return mean_dice(LabelMap(label_map(logits, volume, model), volume.placement.geometry), pair)
 
 
 def _validate(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from autoseg.artifacts.base import Artifact, Record
-from autoseg.artifacts.bounds import NonNegative
+from autoseg.artifacts.bounds import AtLeastOne, NonNegative
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.labels import Value
 from autoseg.artifacts.plan import Configuration, Plan
@@ -28,6 +28,23 @@ class StepStyle(Record, frozen=True, kw_only=True):
 
     precision: Precision
     sample_by_sample: bool = False
+
+
+class EarlierEnd(Record, frozen=True, kw_only=True):
+    """Where a training ended before it was extended.
+
+    Attributes
+    ----------
+    inputs_sha256 : str
+        As the manifest's then.
+    iterations, epochs, training_seconds
+        Done then.
+    """
+
+    inputs_sha256: str
+    iterations: int
+    epochs: int
+    training_seconds: NonNegative
 
 
 class TrainedModel(Artifact, frozen=True, kw_only=True):
@@ -60,6 +77,10 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
         Of the whole training, all runs together; known when it is finished.
     final_learning_rate : float
         Rate at the end of the last iteration done; 0 when the schedule was finished.
+    num_threads : int or None
+        Of the process; None in older files. On CPUs the order of sums, and so the weights' last digits, depend on it.
+    extended : tuple of EarlierEnd
+        Where it ended before it was extended, each time.
     finished : bool
     """
 
@@ -77,12 +98,14 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     class_weights: tuple[float, ...] = ()
     num_parameters: int
     device: str
+    num_threads: AtLeastOne | None = None
     autoseg_version: str
     torch_version: str
     iterations: int = 0
     epochs: int = 0
     training_seconds: NonNegative = 0.0
     final_learning_rate: NonNegative | None = None
+    extended: tuple[EarlierEnd, ...] = ()
     finished: bool = False
 
     @property

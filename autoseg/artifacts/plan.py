@@ -22,6 +22,7 @@ ScheduleName = Literal["poly", "cosine"]
 ClassWeights = Literal["automatic"] | Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)] | None
 BelowOne = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 LOSSES_WITHOUT_ENTROPY = ("dice", "tversky")
+WishedPrecision = Literal["measured", "float32", "bfloat16"]
 
 
 def _require(holds: bool, what: str) -> None:
@@ -211,6 +212,17 @@ class Training(Record, frozen=True, kw_only=True):
         Length of a run where no `max_hours` is set.
     max_hours : float or None
         Time for the training itself on this machine; the schedule is fitted to it.
+    patience : int or None
+        Epochs without a better smoothed patch Dice after which the rest of the schedule is run through in a short
+        stretch; None: never.
+    validation_cases : int
+        How many of the validation cases are predicted whole now and then.
+    validation_every : int
+        Every how many epochs.
+    precision : str
+        Of the network's layers; ``measured``: whichever is fastest on the device.
+    sample_by_sample : bool or None
+        Whether the samples of a batch pass one after the other; None: whichever is faster.
     loss : str
     class_weights : "automatic", tuple of float, or None
         Of the cross-entropy, one an output; a region's is that of the voxels inside it.
@@ -247,6 +259,11 @@ class Training(Record, frozen=True, kw_only=True):
     iterations_per_epoch: AtLeastOne = 250
     validation_iterations: Annotated[int, msgspec.Meta(ge=0)] = 50
     max_hours: Positive | None = None
+    patience: AtLeastOne | None = None
+    validation_cases: Annotated[int, msgspec.Meta(ge=0)] = 2
+    validation_every: AtLeastOne = 20
+    precision: WishedPrecision = "measured"
+    sample_by_sample: bool | None = None
     loss: LossName = "dice_ce"
     class_weights: ClassWeights = None
     focal_gamma: NonNegative = 2.0
@@ -269,13 +286,18 @@ class Training(Record, frozen=True, kw_only=True):
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self) -> None:
-        """Hold the loss and its keys against each other.
+        """Hold the fields against each other.
 
         Raises
         ------
         ValueError
-            Class weights are asked of a loss without cross-entropy, or both of Tversky's weights are 0.
+            Patience waits for a validation that there is none of, class weights are asked of a loss without
+            cross-entropy, or both of Tversky's weights are 0.
         """
+        _require(
+            self.patience is None or self.validation_iterations > 0,
+            f"patience is {self.patience}, which needs validation_iterations of 1 or more",
+        )
         _require(
             self.class_weights is None or self.loss not in LOSSES_WITHOUT_ENTROPY,
             f"class_weights are of the cross-entropy, which loss {self.loss} does not have: use null, or another loss",

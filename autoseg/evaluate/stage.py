@@ -10,17 +10,19 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoseg.artifacts.base import digest, read_if_whole, write
 from autoseg.artifacts.dataset import Repair
 from autoseg.artifacts.evaluation import Evaluation, LabelScores
 from autoseg.artifacts.geometry import Geometry
-from autoseg.artifacts.labels import Labels, all_values, foreground, ignored
+from autoseg.artifacts.labels import Labels, all_values, foreground, ignored, values_of
 from autoseg.artifacts.stamp import files_of
 from autoseg.errors import DatasetError
 from autoseg.evaluate.labels import name_values
+from autoseg.evaluate.overlap import overlap
 from autoseg.evaluate.score import Ruler, score_labels
-from autoseg.evaluate.summary import summarize
+from autoseg.evaluate.summary import mean_defined, summarize
 from autoseg.executor import SerialExecutor, memory_at_hand, run_cases
 from autoseg.images.grids import compare_grids, geometry_differences, resample_onto
 from autoseg.images.image import LabelMap
@@ -172,21 +174,55 @@ def score_case(pair: CasePair) -> CaseResult:
         A file can't be read, or shapes or spacings differ.
     """
     predicted = read_label(pair.predicted, case=pair.case)
-    reference = read_label(pair.reference, case=pair.case, grid=predicted.geometry)
-    if pair.repair and compare_grids(predicted.geometry, reference.geometry).level == "real":
-        reference = _onto_prediction(reference, predicted.geometry, pair)
-    place = check_grid(predicted.geometry, reference.geometry, pair)
+    reference, place = _read_reference(predicted, pair)
     in_pixels = pair.in_pixels or not reference.geometry.has_spacing
     geometry = reference.geometry
     ruler = Ruler.pixels() if in_pixels else Ruler.millimetres(geometry.spacing_mm, flat=geometry.num_dimensions == 2)
     notes = tuple(_notes(predicted, reference, pair, place))
-    truth_zyx, found_zyx = reference.array_zyx, predicted.array_zyx
-    if pair.ignore is not None:
-        # Background on both sides: no mask of either reaches there.
-        unknown = truth_zyx == pair.ignore
-        truth_zyx, found_zyx = np.where(unknown, 0, truth_zyx), np.where(unknown, 0, found_zyx)
+    truth_zyx, found_zyx = _known(reference, predicted, pair.ignore)
     scores = score_labels(truth_zyx, found_zyx, pair.labels, ruler, pair.tolerance_mm)
     return CaseResult(scores, in_pixels, notes)
+
+
+def mean_dice(predicted: LabelMap, pair: CasePair) -> float | None:
+    """Mean Dice of a case's labels, of a prediction that was not written; as `score_case` finds it.
+
+    Parameters
+    ----------
+    predicted : LabelMap
+    pair : CasePair
+        `predicted` is a name for messages alone.
+
+    Raises
+    ------
+    DatasetError
+        The reference can't be read, or shapes or spacings differ.
+    """
+    reference, _ = _read_reference(predicted, pair)
+    truth_zyx, found_zyx = _known(reference, predicted, pair.ignore)
+    return mean_defined(
+        overlap(np.isin(truth_zyx, values_of(value)), np.isin(found_zyx, values_of(value))).dice
+        for value in pair.labels.values()
+    )
+
+
+def _read_reference(predicted: LabelMap, pair: CasePair) -> tuple[LabelMap, list[str]]:
+    """The reference on the prediction's grid, and the differences of the two in place."""
+    reference = read_label(pair.reference, case=pair.case, grid=predicted.geometry)
+    if pair.repair and compare_grids(predicted.geometry, reference.geometry).level == "real":
+        reference = _onto_prediction(reference, predicted.geometry, pair)
+    return reference, check_grid(predicted.geometry, reference.geometry, pair)
+
+
+def _known(
+    reference: LabelMap, predicted: LabelMap, ignore: int | None
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """The arrays of both; what is not annotated is background in both, so that no mask of either reaches there."""
+    truth_zyx, found_zyx = reference.array_zyx, predicted.array_zyx
+    if ignore is None:
+        return truth_zyx, found_zyx
+    unknown = truth_zyx == ignore
+    return np.where(unknown, 0, truth_zyx), np.where(unknown, 0, found_zyx)
 
 
 def check_grid(predicted: Geometry, reference: Geometry, pair: CasePair) -> list[str]:

@@ -97,8 +97,7 @@ def predict_case(task: Task) -> Path | AutosegError:
             probabilities = restore_probabilities(logits, volume.placement, first.plan, first.configuration)
             with atomic_path(probabilities_file(target)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, probabilities=probabilities)
-        labels = restore_labels(logits, volume.placement, first.plan, first.configuration)
-        write_label(target, _as_in_files(labels, first.manifest.file_values), volume.placement.geometry)
+        write_label(target, label_map(logits, volume, first), volume.placement.geometry)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -135,8 +134,22 @@ def mean_logits(
     return mean
 
 
-def _as_in_files(label_zyx: NDArray[np.integer], file_values: Sequence[int]) -> NDArray[np.integer]:
-    """The label map with the values that stand in the dataset's label files, so that the two compare."""
+def label_map(logits: NDArray[np.float32], volume: Volume, model: LoadedModel) -> NDArray[np.integer]:
+    """Labels on the grid of the case's file, with the values of the dataset's label files, so that the two compare.
+
+    Parameters
+    ----------
+    logits : ndarray of float32, shape (K, Z, Y, X)
+        On the network's grid.
+    volume : Volume
+    model : LoadedModel
+
+    Returns
+    -------
+    ndarray of unsigned integers, shape (Z, Y, X)
+    """
+    label_zyx = restore_labels(logits, volume.placement, model.plan, model.configuration)
+    file_values = model.manifest.file_values
     if not file_values:
         return label_zyx
     written: NDArray[np.integer] = np.array(file_values, np.uint16)[label_zyx]

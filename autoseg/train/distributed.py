@@ -18,7 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from autoseg.errors import AutosegError, SettingError
+from autoseg.errors import ArtifactError, AutosegError, SettingError
 from autoseg.machine import available_cpus
 from autoseg.networks.unet import UNet
 
@@ -310,6 +310,23 @@ def check_shares(ranks: Ranks, batch_size: int, configuration_name: str) -> None
             found=f"{ranks.size} processes",
             allowed=f"1 to {batch_size}",
             hint=f"start fewer, or plan larger batches (--set configurations.{configuration_name}.batch_size=N)",
+        )
+
+
+def check_beginning(ranks: Ranks, iteration: int) -> None:
+    """See to it that all processes go on from the same checkpoint.
+
+    Raises
+    ------
+    ArtifactError
+        This one read another one than the first.
+    """
+    (first,) = ranks.as_first(iteration)
+    if first != iteration:
+        raise ArtifactError(
+            "the processes of this training read different checkpoints",
+            found=f"iteration {iteration} here, {first:.0f} in the first process",
+            hint="all hosts must see the same workspace",
         )
 
 

@@ -1,9 +1,12 @@
-"""metrics.jsonl, progress.png and the bar: how a person follows training."""
+"""metrics.jsonl, progress.png, TensorBoard and the bar: how a person follows training."""
 
 import json
 import logging
+import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
+from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -68,8 +71,15 @@ def draw_progress(path: Path, metrics: list[dict[str, Any]]) -> None:
     losses.plot(epochs, [_number(record["validation_loss"]) for record in metrics], label="validation loss (patches)")
     losses.set_ylabel("Dice + cross-entropy")
     losses.legend()
-    dice.plot(epochs, [_number(record["patch_dice"]) for record in metrics], color="tab:green", label="mean")
-    dice.set_ylabel("Dice of validation patches")
+    dice.plot(epochs, [_number(record["patch_dice"]) for record in metrics], color="tab:green", label="patch Dice")
+    smoothed = [_number(record["smoothed_patch_dice"]) for record in metrics]
+    dice.plot(epochs, smoothed, color="tab:green", linestyle=":", label="patch Dice, smoothed")
+    whole = [record for record in metrics if record["whole_case_dice"] is not None]
+    if whole:
+        label = f"Dice of {len(whole[-1]['whole_case_dice_per_case'])} whole cases"
+        places, values = [record["epoch"] + 1 for record in whole], [record["whole_case_dice"] for record in whole]
+        dice.plot(places, values, color="tab:red", marker="o", label=label)
+    dice.set_ylabel("validation Dice")
     dice.set_ylim(0, 1)
     dice.legend()
     rate.plot(epochs, [record["learning_rate"] for record in metrics], color="tab:gray")
@@ -77,6 +87,52 @@ def draw_progress(path: Path, metrics: list[dict[str, Any]]) -> None:
     rate.set_xlabel("epoch")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+SCALARS = {
+    "train_loss": "loss/training",
+    "validation_loss": "loss/validation patches",
+    "patch_dice": "Dice/validation patches",
+    "smoothed_patch_dice": "Dice/validation patches, smoothed",
+    "whole_case_dice": "Dice/whole validation cases",
+    "learning_rate": "course/learning rate",
+    "skipped_steps": "course/skipped steps",
+    "samples_per_second": "speed/samples per second",
+    "waiting_share": "speed/share of time waiting for data",
+}
+
+
+class Board:
+    """The curves for TensorBoard; nothing where that is not installed.
+
+    Written anew from metrics.jsonl by each run, so that it shows what holds, and nothing of epochs trained again.
+    """
+
+    def __init__(self, folder: Path, metrics: Iterable[dict[str, Any]]) -> None:
+        self._writer: Any = None
+        if find_spec("tensorboard") is None:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        from torch.utils.tensorboard import SummaryWriter
+
+        # A viewer that is open has read older files: it is told to forget them.
+        self._writer = SummaryWriter(str(folder), purge_step=0)
+        for record in metrics:
+            self.add(record)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """One epoch."""
+        if self._writer is None:
+            return
+        for key, title in SCALARS.items():
+            if record[key] is not None:
+                self._writer.add_scalar(title, record[key], record["epoch"] + 1)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 def _number(value: float | None) -> float:
@@ -114,10 +170,16 @@ class ProgressBar:
         """Show an epoch."""
         self._dice = report.patch_dice
         loss, dice = ("-" if value is None else f"{value:.4f}" for value in (report.train_loss, report.patch_dice))
+        whole = skipped = ""
+        if report.whole_case_dice is not None:
+            whole = f", Dice of {len(report.whole_case_dice_per_case)} whole cases {report.whole_case_dice:.4f}"
+        if report.skipped_steps:
+            skipped = f", {report.skipped_steps} steps skipped"
         line = (
             f"epoch {report.epoch + 1}: {report.iterations} iterations, loss {loss}, "
-            f"patch Dice {dice}, rate {report.learning_rate:.2e}, {report.samples_per_second:.2f} samples/s, "
-            f"waiting for data {100 * report.waiting_share:.1f} %, {report.seconds / 60:.1f} min in all"
+            f"patch Dice {dice}{whole}{skipped}, rate {report.learning_rate:.2e}, "
+            f"{report.samples_per_second:.2f} samples/s, waiting for data {100 * report.waiting_share:.1f} %, "
+            f"{report.seconds / 60:.1f} min in all"
         )
         if self._bar.disable:
             log.info(line)

@@ -1,9 +1,11 @@
 """The training loop, top to bottom."""
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
@@ -19,15 +21,19 @@ from autoseg.train.augment import augment
 from autoseg.train.distributed import ALONE, Ranks, SharedNetwork
 from autoseg.train.loading import Batch, Batches
 from autoseg.train.losses import Objective, deep_loss, level_weights, overlap_counts
+from autoseg.train.patience import annealing, follow
 from autoseg.train.schedule import learning_rate, progress_by_count, progress_by_time
 from autoseg.train.state import TrainState
+from autoseg.train.validate import WholeCases, is_due, predict_whole
 
+log = logging.getLogger(__name__)
 # Under a time budget an epoch, after which progress is shown, is at most this share of it.
 BUDGET_EPOCHS = 50
 LEAST_EPOCH_SECONDS = 5.0  # a picture and a validation batch each epoch would eat up a short budget
 BUDGET_VALIDATION_SHARE = 0.05
-# A scale of float16's losses takes some failures to settle; more than these in a row are no accident.
-MOST_FAILED_STEPS = 30
+# The scale of float16's losses begins at 2 to the 16th and is halved by each failure: it is not to blame for more.
+MOST_FAILED_STEPS = 20
+MOST_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,15 @@ class EpochReport:
         Mean foreground Dice over validation patches pooled: quick and noisy, not the Dice of whole cases.
     patch_dice_per_label : list of float or None
         In the order of the foreground labels or regions; None where neither truth nor prediction has any.
+    smoothed_patch_dice : float or None
+        Averaged over the epochs; what patience waits for.
+    whole_case_dice : float or None
+        Mean over a few validation cases of each one's mean foreground Dice, on the cases' own grids, predicted without
+        mirroring; None in epochs after which none was predicted.
+    whole_case_dice_per_case : dict of str to float or None
+        By case.
+    skipped_steps : int
+        Iterations of this epoch that left the weights alone, because gradients were not finite.
     learning_rate : float
         At the end of the epoch.
     waiting_share : float
@@ -54,6 +69,10 @@ class EpochReport:
     validation_loss: float | None
     patch_dice: float | None
     patch_dice_per_label: list[float | None]
+    smoothed_patch_dice: float | None
+    whole_case_dice: float | None
+    whole_case_dice_per_case: dict[str, float | None]
+    skipped_steps: int
     learning_rate: float
     seconds: float
     waiting_share: float
@@ -72,6 +91,8 @@ class Course:
         Called with each epoch's report.
     save : callable
         Writes a checkpoint.
+    whole_cases : WholeCases or None
+        Validation cases that are predicted whole now and then.
     ranks : Ranks
         The processes that train together. Batches are then this one's shares, and the objective that of all, except
         where samples pass one after the other.
@@ -87,6 +108,7 @@ class Course:
     on_step: Callable[[float, float], None]
     on_epoch: Callable[[EpochReport], None]
     save: Callable[[], None]
+    whole_cases: WholeCases | None = None
     ranks: Ranks = ALONE
     shared: SharedNetwork | None = None
 
@@ -124,32 +146,33 @@ def train(
     watch = _Watch(state)
     epoch = _EpochClock()
     step_seconds = 0.0
-    over = progress_of(state, recipe, step_seconds) >= 1
+    over = progress_of(state, recipe, step_seconds) >= 1 and not state.losses
     while not over:
         progress = progress_of(state, recipe, step_seconds)
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, progress)
-        batch = next(training)
-        waited = watch.count()
-        loss = train_step(state, batch, course)
-        _check_steps(state)
-        waited, spent, state.seconds = ranks.as_first(waited, waited + watch.count(), state.seconds)
-        state.iteration += 1
-        state.losses.append(loss)
-        step_seconds = spent if step_seconds == 0 else 0.9 * step_seconds + 0.1 * spent
-        epoch.add(spent, waited)
-        after = progress_of(state, recipe, step_seconds)
-        course.on_step(after, loss)
-        if _epoch_is_over(state, recipe, epoch.seconds) or after >= 1:
-            losses, dice = _validate(state, course, validation, epoch, step_seconds)
+        # An earlier run may have been stopped between an epoch's last step and its end.
+        if not _epoch_is_over(state, recipe, epoch.seconds, progress):
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, progress)
+            batch = next(training)
+            waited = watch.count()
+            loss = train_step(state, batch, course)
+            _check_steps(state)
+            waited, spent, state.seconds = ranks.as_first(waited, waited + watch.count(), state.seconds)
+            state.iteration += 1
+            state.losses.append(loss)
+            step_seconds = spent if step_seconds == 0 else 0.9 * step_seconds + 0.1 * spent
+            epoch.add(spent, waited)
+            progress = progress_of(state, recipe, step_seconds)
+            course.on_step(progress, loss)
+        if _epoch_is_over(state, recipe, epoch.seconds, progress):
+            validated = _validate(state, course, validation, epoch, step_seconds, stopped)
             watch.count()
             (state.seconds,) = ranks.as_first(state.seconds)
-            after = progress_of(state, recipe, step_seconds)
-            course.on_epoch(_report(state, course, epoch, losses, dice, after))
-            state.epoch += 1
-            state.losses = []
-            epoch = _EpochClock()
-        over = after >= 1
+            if validated is not None:
+                progress = progress_of(state, recipe, step_seconds)
+                _end_epoch(state, course, epoch, validated, progress)
+                epoch = _EpochClock()
+        over = progress >= 1 and not state.losses
         # A checkpoint is due by the clock: epochs can be long.
         if over or time.monotonic() - last_save >= 60 * recipe.checkpoint_minutes:
             course.save()
@@ -189,7 +212,11 @@ def train_step(state: TrainState, batch: Batch, course: Course) -> float:
         # A scaler leaves out steps that overflowed by itself, and lowers its scale.
         state.scaler.step(state.optimizer)
     state.scaler.update()
-    state.failed_steps = 0 if norm.isfinite() else state.failed_steps + 1
+    if norm.isfinite():
+        state.failed_steps = []
+    else:
+        state.failed_steps = [*state.failed_steps, batch.cases]
+        state.skipped_steps += 1
     return total
 
 
@@ -202,13 +229,18 @@ def _check_steps(state: TrainState) -> None:
         Many steps in a row had gradients that are no numbers. Their updates were left out, so the last checkpoint
         is sound.
     """
-    if state.failed_steps >= MOST_FAILED_STEPS:
-        raise AutosegError(
-            "training diverged: the gradients are no numbers any more",
-            where=f"iteration {state.iteration}",
-            found=f"{state.failed_steps} steps in a row without an update",
-            hint="lower training.initial_learning_rate (--set) and train with --restart",
-        )
+    if len(state.failed_steps) < MOST_FAILED_STEPS:
+        return
+    counts = Counter(case for cases in state.failed_steps for case in cases).most_common()
+    named = ", ".join(f"{case} ({count})" for case, count in counts[:MOST_NAMED])
+    more = f", and {len(counts) - MOST_NAMED} more" if len(counts) > MOST_NAMED else ""
+    raise AutosegError(
+        "training diverged: the gradients are no numbers any more",
+        where=f"iteration {state.iteration}; cases of these batches, and how often: {named}{more}",
+        found=f"{len(state.failed_steps)} steps in a row without an update",
+        hint="look at these cases (autoseg check), or lower training.initial_learning_rate (--set) "
+        "and train with --restart",
+    )
 
 
 def step_loss(network: UNet, image: Tensor, label: Tensor, course: Course) -> tuple[Tensor, list[Tensor]]:
@@ -259,20 +291,69 @@ class _EpochClock:
 
 
 def progress_of(state: TrainState, recipe: Training, step_seconds: float) -> float:
-    """Share of the schedule done, by count or by time."""
+    """Share of the schedule done, by count or by time; once patience ran out, its rest is run through quickly."""
+    begin, end, before = state.plateau.annealing or (0, _planned(recipe), 0.0)
+    done = _done(state, recipe) - begin
     if recipe.max_hours is None:
-        return progress_by_count(state.iteration, recipe.epochs * recipe.iterations_per_epoch)
-    return progress_by_time(state.seconds, 3600 * recipe.max_hours, step_seconds)
+        share = progress_by_count(done, end - begin)
+    else:
+        share = progress_by_time(done, end - begin, step_seconds)
+    return 1.0 if share >= 1 else before + (1.0 - before) * share
 
 
-def _epoch_is_over(state: TrainState, recipe: Training, seconds: float) -> bool:
+def _done(state: TrainState, recipe: Training) -> float:
+    """Iterations, or seconds where the time is what was set."""
+    return state.iteration if recipe.max_hours is None else state.seconds
+
+
+def _planned(recipe: Training) -> float:
+    """As many as the whole schedule has."""
+    return recipe.epochs * recipe.iterations_per_epoch if recipe.max_hours is None else 3600 * recipe.max_hours
+
+
+def _epoch_is_over(state: TrainState, recipe: Training, seconds: float, progress: float) -> bool:
+    if not state.losses:
+        return False
     if recipe.max_hours is not None and seconds >= max(LEAST_EPOCH_SECONDS, 3600 * recipe.max_hours / BUDGET_EPOCHS):
         return True
-    return len(state.losses) >= recipe.iterations_per_epoch
+    return progress >= 1 or len(state.losses) >= recipe.iterations_per_epoch
+
+
+@dataclass(frozen=True, slots=True)
+class _Validated:
+    """Loss of each validation batch, Dice of each foreground label over all of them pooled, and of whole cases."""
+
+    losses: list[float]
+    dice: list[float | None]
+    whole_cases: dict[str, float | None]
+
+
+def _validate(
+    state: TrainState,
+    course: Course,
+    batches: Batches,
+    epoch: _EpochClock,
+    step_seconds: float,
+    stopped: Callable[[], bool],
+) -> _Validated | None:
+    """Validate on patches, and now and then on whole cases; None where the user asked to stop meanwhile."""
+    losses, dice = _validate_patches(state, course, batches, epoch, step_seconds)
+    whole: dict[str, float | None] | None = {}
+    sample_seconds = step_seconds / course.configuration.batch_size
+    if (
+        course.whole_cases is not None
+        and progress_of(state, course.recipe, step_seconds) < 1  # after the last epoch every case is predicted
+        and is_due(state.epoch, course.recipe, course.whole_cases, sample_seconds, epoch.seconds)
+    ):
+        # The first process alone, while the others wait for what came of it.
+        whole = predict_whole(state.network, course.whole_cases, stopped) if course.ranks.is_first else {}
+        (left_off,) = course.ranks.as_first(whole is None)
+        whole = None if left_off else whole
+    return None if whole is None else _Validated(losses, dice, whole)
 
 
 @torch.no_grad()
-def _validate(
+def _validate_patches(
     state: TrainState, course: Course, batches: Batches, epoch: _EpochClock, step_seconds: float
 ) -> tuple[list[float], list[float | None]]:
     """Loss of each validation batch, and Dice of each foreground label over all of them pooled."""
@@ -283,7 +364,7 @@ def _validate(
         limit = max(1, min(limit, int(epoch.seconds * BUDGET_VALIDATION_SHARE / max(step_seconds / 3, 1e-9))))
     losses = []
     counts = torch.zeros(2, 1, dtype=torch.float64)
-    # The mode stays "train": instance norm has no running statistics, so nothing differs.
+    state.network.eval()
     for _ in range(limit):
         image, label = to_tensors(next(batches), course.configuration, course.device)
         loss, levels = step_loss(state.network, image, label, course)
@@ -295,27 +376,47 @@ def _validate(
     return losses, [float(2 * hit / size) if size else None for hit, size in counts.T] if limit else []
 
 
-def _report(
-    state: TrainState,
-    course: Course,
-    epoch: _EpochClock,
-    losses: Sequence[float],
-    dice: Sequence[float | None],
-    progress: float,
-) -> EpochReport:
-    """The epoch that ends here, as it goes into metrics.jsonl."""
+def _end_epoch(state: TrainState, course: Course, epoch: _EpochClock, validated: _Validated, progress: float) -> None:
+    """Report the epoch that ends here, and begin the next one."""
     recipe = course.recipe
-    trained, validated = ([loss for loss in each if isfinite(loss)] for each in (state.losses, losses))
-    present = [value for value in dice if value is not None]
-    return EpochReport(
-        epoch=state.epoch,
-        iterations=state.iteration,
-        train_loss=float(np.mean(trained)) if trained else None,
-        validation_loss=float(np.mean(validated)) if validated else None,
-        patch_dice=float(np.mean(present)) if present else None,
-        patch_dice_per_label=[None if value is None else round(value, 4) for value in dice],
-        learning_rate=learning_rate(recipe, progress),
-        seconds=round(state.seconds, 3),
-        waiting_share=round(epoch.waiting / max(epoch.seconds, 1e-9), 4),
-        samples_per_second=round(epoch.steps * course.configuration.batch_size / max(epoch.seconds, 1e-9), 3),
+    plateau = follow(state.plateau, _mean(validated.dice))
+    out_of_patience = recipe.patience is not None and plateau.waited >= recipe.patience
+    if out_of_patience and plateau.annealing is None and progress < 1:
+        # By count the stretch ends with an epoch; by time there is nothing to round to.
+        unit = recipe.iterations_per_epoch if recipe.max_hours is None else 1
+        stretch = annealing(_done(state, recipe), _planned(recipe), progress, unit)
+        plateau = replace(plateau, annealing=stretch)
+        left = stretch[1] - stretch[0]
+        log.info(
+            "no better patch Dice for %d epochs: the learning rate falls to zero within the next %s",
+            plateau.waited,
+            f"{left:.0f} iterations" if recipe.max_hours is None else f"{left / 60:.1f} min",
+        )
+    state.plateau = plateau
+    course.on_epoch(
+        EpochReport(
+            epoch=state.epoch,
+            iterations=state.iteration,
+            train_loss=_mean(state.losses),
+            validation_loss=_mean(validated.losses),
+            patch_dice=_mean(validated.dice),
+            patch_dice_per_label=[None if value is None else round(value, 4) for value in validated.dice],
+            smoothed_patch_dice=plateau.smoothed,
+            whole_case_dice=_mean(list(validated.whole_cases.values())),
+            whole_case_dice_per_case=validated.whole_cases,
+            skipped_steps=state.skipped_steps,
+            learning_rate=learning_rate(recipe, progress),
+            seconds=round(state.seconds, 3),
+            waiting_share=round(epoch.waiting / max(epoch.seconds, 1e-9), 4),
+            samples_per_second=round(epoch.steps * course.configuration.batch_size / max(epoch.seconds, 1e-9), 3),
+        )
     )
+    state.epoch += 1
+    state.losses = []
+    state.skipped_steps = 0
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of the values that are finite numbers; None where there is none."""
+    finite = [value for value in values if value is not None and isfinite(value)]
+    return float(np.mean(finite)) if finite else None

@@ -37,7 +37,7 @@ def _cosine(_: Training, progress: float) -> float:
 SCHEDULES: dict[ScheduleName, Callable[[Training, float], float]] = {"poly": _poly, "cosine": _cosine}
 
 
-def progress_by_count(iterations_done: int, iterations_in_all: int) -> float:
+def progress_by_count(iterations_done: float, iterations_in_all: float) -> float:
     """Share of the iterations done."""
     return iterations_done / iterations_in_all
 

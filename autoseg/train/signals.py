@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from autoseg.errors import Terminated
+
 log = logging.getLogger(__name__)
 
 
@@ -19,29 +21,38 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
     ------
     callable
         Tells whether an interrupt came.
+
+    Raises
+    ------
+    Terminated
+        In place of the KeyboardInterrupt that the block ends with, where the interrupt was a SIGTERM.
     """
-    asked = threading.Event()
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread may catch signals; elsewhere nobody can ask.
-        yield asked.is_set
+        yield lambda: False
         return
     earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     owner = os.getpid()
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
+    def ask(number: int, _frame: FrameType | None) -> None:
         # Loader workers forked from here inherit this; stopping is their parent's business.
         if os.getpid() != owner:
             return
-        asked.set()
+        came.append(number)
         log.info("stopping after this iteration; interrupt again to stop at once")
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+        for each, handler in earlier.items():
+            signal.signal(each, handler)
 
     for number in earlier:
         signal.signal(number, ask)
     try:
-        yield asked.is_set
+        yield lambda: bool(came)
+    except KeyboardInterrupt as interrupt:
+        if came == [signal.SIGTERM]:
+            raise Terminated from interrupt
+        raise
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)

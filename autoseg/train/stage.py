@@ -4,8 +4,9 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,27 +17,28 @@ from autoseg import __version__
 from autoseg.artifacts.base import digest, read, write
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.labels import foreground, has_regions, ignored, values_of
-from autoseg.artifacts.model import StepStyle, TrainedModel
+from autoseg.artifacts.model import EarlierEnd, StepStyle, TrainedModel
 from autoseg.artifacts.overlay import differences
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.splits import Fold
-from autoseg.errors import SettingError
+from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
-from autoseg.machine import alone
+from autoseg.machine import alone, available_cpus
 from autoseg.networks.device import keep_freed_memory
-from autoseg.networks.unet import build_network
+from autoseg.networks.unet import UNet, build_network
 from autoseg.train.class_weights import resolve_class_weights
-from autoseg.train.distributed import ALONE, Ranks, SharedNetwork, check_shares, with_shared_statistics
-from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
+from autoseg.train.distributed import ALONE, Ranks, SharedNetwork, check_beginning, check_shares, with_shared_statistics
+from autoseg.train.journal import Board, ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, EpochReport, progress_of, train, train_step
 from autoseg.train.losses import Objective, level_weights
 from autoseg.train.optimizer import new_optimizer
 from autoseg.train.sampling import RareClasses, TrainingCase, weigh_rare_classes
 from autoseg.train.signals import stop_requested
-from autoseg.train.state import TrainState, load_checkpoint, save_checkpoint, save_weights
+from autoseg.train.state import TrainState, resume, save_checkpoint, save_weights
 from autoseg.train.step_style import choose_step, describe_step
+from autoseg.train.validate import WholeCases, choose_cases, count_windows
 
 log = logging.getLogger(__name__)
 TRAINING_STREAM, VALIDATION_STREAM = 0, 1
@@ -44,6 +46,9 @@ MOST_WORKERS = 8
 MEASURED_BATCH = 2
 MOST_SHOWN = 5
 HIGH_FOR_ADAMW = 0.003
+# What a finished training may be extended in.
+LENGTH = ("epochs", "max_hours", "patience")
+CaseDice = Callable[[UNet, TrainedModel, str], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ def run(
     device: torch.device,
     jobs: int,
     restart: bool = False,
+    extend: bool = False,
+    case_dice: CaseDice | None = None,
     ranks: Ranks = ALONE,
 ) -> TrainedModel:
     """Train a fold to the end of its schedule, from wherever an earlier run left it.
@@ -97,6 +104,11 @@ def run(
         Most worker processes for loading.
     restart : bool
         Throw an earlier training of this fold away.
+    extend : bool
+        Go on with a finished one whose settings were the same but for a shorter length.
+    case_dice : callable, optional
+        Mean foreground Dice of a validation case, predicted whole by a network that is being trained as the manifest
+        says.
     ranks : Ranks
         The processes that train this fold together; only the first writes.
 
@@ -110,6 +122,8 @@ def run(
     SettingError
         The folder holds a training with other settings, or an unfinished one of other data; or another process
         trains this fold; or there are more processes than samples in a batch.
+    ArtifactError
+        A checkpoint can't be read, or there is none to extend from.
     """
     check_shares(ranks, task.plan.configurations[task.configuration_name].batch_size, task.configuration_name)
     # What the first decides stands in the manifest, which the others read.
@@ -117,7 +131,7 @@ def run(
     with ranks.first_ahead() as go_on, lock:
         if restart and ranks.is_first and folder.root.exists():
             shutil.rmtree(folder.root)
-        return _run(task, records, cases, folder, device, jobs, ranks, go_on)
+        return _run(task, records, cases, folder, device, jobs, ranks, go_on, extend=extend, case_dice=case_dice)
 
 
 def _run(
@@ -129,12 +143,16 @@ def _run(
     jobs: int,
     ranks: Ranks,
     go_on: Callable[[], None],
+    *,
+    extend: bool,
+    case_dice: CaseDice | None,
 ) -> TrainedModel:
     """Train a fold that no other process trains."""
     inputs = _inputs(task)
     # Of the arrays, not of the files they were made from: these may have been copied since.
     data = digest(*(records[name].arrays_sha256 for name in (*task.cases.training, *task.cases.validation)))
-    earlier = find_earlier(task, folder)
+    earlier = find_earlier(task, folder, extend=extend)
+    path = _manifest_path(earlier, folder)
     done = earlier is not None and earlier.finished and folder.weights.exists()
     if earlier is not None and earlier.data_sha256 != data:
         if not done:
@@ -146,11 +164,12 @@ def _run(
         log.warning("the data changed since fold %d was trained from them; --restart trains it anew", task.fold)
     renewed = None if earlier is None else _with_todays_prediction(earlier, task)
     if renewed is not None and renewed != earlier:
-        write(folder.manifest, renewed)
+        write(path, renewed)
         earlier = renewed
     if earlier is not None and done:
         log.info("fold %d is trained: %s", task.fold, folder.root)
         return earlier
+    num_threads = _use_threads(earlier, device, ranks)
     if device.type == "cpu":
         keep_freed_memory()
     configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
@@ -187,21 +206,25 @@ def _run(
         class_weights=weights,
         num_parameters=sum(prod(parameter.shape) for parameter in network.parameters()),
         device=str(device),
+        num_threads=num_threads,
+        extended=() if earlier is None else earlier.extended,
         autoseg_version=__version__,
         torch_version=str(torch.__version__),
     )
     if ranks.is_first:
-        write(folder.manifest, manifest)
+        write(path, manifest)
     go_on()
     state = TrainState(
         network=network,
         optimizer=new_optimizer(network, recipe),
         scaler=torch.amp.GradScaler(device.type, enabled=style.precision == "float16"),
     )
-    if earlier is not None and folder.checkpoint.exists():
-        load_checkpoint(folder.checkpoint, state, inputs)
-        log.info("fold %d goes on after iteration %d", task.fold, state.iteration)
-    _train(task, state, manifest, folder, (training_cases, validation_cases), batches, device, jobs, ranks)
+    if earlier is not None:
+        _resume(state, manifest, folder)
+    check_beginning(ranks, state.iteration)
+    whole_cases = None if case_dice is None else _whole_cases(task, records, manifest, case_dice)
+    both = (training_cases, validation_cases)
+    _train(task, state, manifest, folder, both, batches, device, jobs, whole_cases, ranks)
     return _finish(state, manifest, folder) if ranks.is_first else manifest
 
 
@@ -218,7 +241,69 @@ def _finish(state: TrainState, manifest: TrainedModel, folder: FoldFolder) -> Tr
         finished=True,
     )
     write(folder.manifest, manifest)
+    folder.extension.unlink(missing_ok=True)
     return manifest
+
+
+def _manifest_path(earlier: TrainedModel | None, folder: FoldFolder) -> Path:
+    """Where a training keeps its manifest: while it is extended, manifest.json stays that of the finished one."""
+    extending = earlier is not None and earlier.extended and not earlier.finished
+    return folder.extension if extending else folder.manifest
+
+
+def _use_threads(earlier: TrainedModel | None, device: torch.device, ranks: Ranks) -> int | None:
+    """As many threads as the training began with, where sums depend on it; how many there are then."""
+    if ranks.size > 1:
+        return earlier.num_threads if earlier is not None else None
+    wished = None if earlier is None or device.type != "cpu" else earlier.num_threads
+    if wished is not None and wished != torch.get_num_threads():
+        if wished <= available_cpus():
+            torch.set_num_threads(wished)
+        else:
+            log.warning(
+                "this fold began with %d threads, for which there are too few CPUs here: "
+                "its weights will differ in their last digits from those of an undisturbed training",
+                wished,
+            )
+    return torch.get_num_threads()
+
+
+def _resume(state: TrainState, manifest: TrainedModel, folder: FoldFolder) -> None:
+    """Read the newest checkpoint there is into `state`.
+
+    Raises
+    ------
+    ArtifactError
+        It can't be read, or there is none to extend from.
+    """
+    before = [end.inputs_sha256 for end in manifest.extended[-1:]]
+    owner = resume(folder.checkpoint, folder.previous_checkpoint, state, [manifest.inputs_sha256, *before])
+    if owner is None and before:
+        raise ArtifactError(
+            "a training can't be extended without its checkpoint",
+            where=str(folder.checkpoint),
+            hint="--restart trains from the beginning",
+        )
+    if owner in before:
+        state.plateau = replace(state.plateau, best=None, waited=0, annealing=None)
+        log.info("fold %d is extended, from iteration %d on", manifest.fold, state.iteration)
+    elif owner is not None:
+        log.info("fold %d goes on after iteration %d", manifest.fold, state.iteration)
+
+
+def _whole_cases(
+    task: FoldTask, records: Mapping[str, PreprocessedCase], manifest: TrainedModel, case_dice: CaseDice
+) -> WholeCases | None:
+    """The validation cases to be predicted whole now and then."""
+    names = choose_cases(task.cases.validation, task.plan.training.validation_cases)
+    if not names:
+        return None
+    shapes = [records[name].placement.shape for name in names]
+    return WholeCases(
+        names=names,
+        num_windows=count_windows(shapes, manifest.configuration.patch_size, task.plan.prediction.step),
+        dice=lambda network, name: case_dice(network, manifest, name),
+    )
 
 
 def _train(
@@ -230,6 +315,7 @@ def _train(
     recipes: tuple[BatchRecipe, BatchRecipe],
     device: torch.device,
     jobs: int,
+    whole_cases: WholeCases | None,
     ranks: Ranks,
 ) -> None:
     """Run the loop with its loaders, bar and files."""
@@ -247,21 +333,23 @@ def _train(
     )
     title = f"{task.configuration_name} fold {task.fold}"
     bar = ProgressBar(title, progress_of(state, recipe, 0.0), shown=ranks.is_first)
+    board = Board(folder.tensorboard, read_metrics(folder.metrics)) if ranks.is_first else None
     objective = _objective(task.plan, manifest.configuration, manifest.class_weights)
     if not manifest.step.sample_by_sample:
         objective = replace(objective, ranks=ranks)
     num_levels = len(level_weights(len(state.network.heads)))
 
     def on_epoch(report: EpochReport) -> None:
-        if not ranks.is_first:
+        if board is None:
             return
         append_metrics(folder.metrics, report)
         draw_progress(folder.progress, read_metrics(folder.metrics))
+        board.add(asdict(report))
         bar.epoch(report)
 
     def save() -> None:
         if ranks.is_first:
-            save_checkpoint(folder.checkpoint, state, manifest.inputs_sha256)
+            save_checkpoint(folder.checkpoint, folder.previous_checkpoint, state, manifest.inputs_sha256)
 
     course = Course(
         configuration=manifest.configuration,
@@ -272,6 +360,7 @@ def _train(
         on_step=bar.step,
         on_epoch=on_epoch,
         save=save,
+        whole_cases=whole_cases,
         ranks=ranks,
         shared=SharedNetwork(state.network, device, num_levels) if ranks.size > 1 else None,
     )
@@ -280,6 +369,8 @@ def _train(
             train(state, course, training, validation, stopped)
     finally:
         bar.close()
+        if board is not None:
+            board.close()
         training.close()
         validation.close()
 
@@ -339,11 +430,24 @@ def _measure_step(
     class_weights: tuple[float, ...],
     device: torch.device,
 ) -> tuple[StepStyle, dict[str, float]]:
-    """Time steps of a batch of 2 in each style, on weights that are thrown away."""
+    """Time steps of a batch of 2 in each style, on weights that are thrown away.
+
+    Raises
+    ------
+    SettingError
+        Samples are to pass one after the other, though the loss ties them together.
+    """
     plan = task.plan
     configuration = plan.configurations[task.configuration_name]
     batch = make_batch(cases, replace(recipe, batch_size=min(MEASURED_BATCH, recipe.batch_size)), 0)
     objective = _objective(plan, configuration, class_weights)
+    if plan.training.sample_by_sample and not objective.is_mean_over_samples:
+        raise SettingError(
+            "samples can't pass one after the other",
+            where="training.sample_by_sample",
+            found="a loss that ties the samples of a batch together: batch_dice, or an ignore label",
+            allowed="false or null",
+        )
     network = build_network(configuration, recipe.num_channels, plan.num_classes).to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
 
@@ -352,7 +456,7 @@ def _measure_step(
         course = Course(configuration, objective, plan.training, device, style, _nothing, _nothing, _nothing)
         return train_step(state, batch, course)
 
-    style, seconds = choose_step(device, step, samples_tied=not objective.is_mean_over_samples)
+    style, seconds = choose_step(device, step, samples_tied=not objective.is_mean_over_samples, recipe=plan.training)
     log.info("training in %s%s", describe_step(style), f"; measured, in seconds: {seconds}" if seconds else "")
     return style, seconds
 
@@ -387,7 +491,7 @@ def _determining(plan: Plan, configuration_name: str) -> dict[str, Any]:
     configuration = plan.configurations[configuration_name]
     recipe = msgspec.to_builtins(plan.training)
     # What came of `stratify` are the fold's cases, which count by themselves.
-    for key in ("memory_share", "checkpoint_minutes", "stratify"):
+    for key in ("memory_share", "checkpoint_minutes", "validation_cases", "validation_every", "stratify"):
         del recipe[key]
     schemes = zip(plan.channel_names, plan.intensities, configuration.normalization_schemes, strict=True)
     return {
@@ -401,26 +505,86 @@ def _determining(plan: Plan, configuration_name: str) -> dict[str, Any]:
     }
 
 
-def find_earlier(task: FoldTask, folder: FoldFolder) -> TrainedModel | None:
-    """The manifest of an earlier run with the same settings, if there is one.
+def find_earlier(task: FoldTask, folder: FoldFolder, *, extend: bool = False) -> TrainedModel | None:
+    """The manifest of an earlier run with the same settings, if there is one; to be extended, as it is to be.
 
     Raises
     ------
     SettingError
-        There is one with other settings: hours of work that must not be lost by a typing slip.
+        There is one with other settings: hours of work that must not be lost by a typing slip. Or there is none that
+        can be extended.
     """
-    if not folder.manifest.exists():
+    inputs = _inputs(task)
+    found = [read(path, TrainedModel) for path in (folder.extension, folder.manifest) if path.exists()]
+    for earlier in found:
+        if earlier.inputs_sha256 == inputs:
+            return earlier
+    if extend:
+        return _extended(found, task, folder)
+    if not found:
         return None
-    earlier = read(folder.manifest, TrainedModel)
-    if earlier.inputs_sha256 != _inputs(task):
-        then, now = (_determining(plan, task.configuration_name) for plan in (earlier.plan, task.plan))
-        changed = differences(then, now)
-        if earlier.cases != task.cases:
-            changed.insert(0, "the fold's cases changed")
+    earlier = found[0]
+    then, now = (_determining(plan, task.configuration_name) for plan in (earlier.plan, task.plan))
+    changed = differences(then, now)
+    if earlier.cases != task.cases:
+        changed.insert(0, "the fold's cases changed")
+    longer = ", --extend to train a finished one for longer" if earlier.finished else ""
+    raise SettingError(
+        "this fold was trained with other settings, cases or a changed plan",
+        where=str(folder.root),
+        found="; ".join((f"settings then: {' '.join(earlier.settings) or 'none'}", *changed[:MOST_SHOWN])),
+        hint=f"use the same settings to go on{longer}, or --restart to throw that training away",
+    )
+
+
+def _extended(found: Sequence[TrainedModel], task: FoldTask, folder: FoldFolder) -> TrainedModel:
+    """The manifest of a finished training, as it is while it is extended.
+
+    Raises
+    ------
+    SettingError
+        There is none, it is being extended already, or it differs in more than its length.
+    """
+    if not found or not found[0].finished:
         raise SettingError(
-            "this fold was trained with other settings, cases or a changed plan",
+            "there is no finished training to extend",
             where=str(folder.root),
-            found="; ".join((f"settings then: {' '.join(earlier.settings) or 'none'}", *changed[:MOST_SHOWN])),
-            hint="use the same settings to go on, or --restart to throw that training away",
+            found="another one that is not finished" if found else None,
+            hint="--extend goes on with a finished training; leave it out to begin one, and to go on with the settings "
+            "that it began with",
         )
-    return earlier
+    earlier = found[0]
+    recipe = task.plan.training
+    as_before = {name: getattr(earlier.plan.training, name) for name in LENGTH}
+    same_length = msgspec.structs.replace(task.plan, training=msgspec.structs.replace(recipe, **as_before))
+    if _inputs(replace(task, plan=same_length)) != earlier.inputs_sha256:
+        determining = (_determining(plan, task.configuration_name) for plan in (earlier.plan, same_length))
+        raise SettingError(
+            "a training can be extended in its length alone",
+            where=str(folder.root),
+            found="; ".join(differences(*determining)[:MOST_SHOWN]) or "the fold's cases changed",
+            allowed=", ".join(f"training.{name}" for name in LENGTH),
+        )
+    planned = recipe.epochs * recipe.iterations_per_epoch
+    longer = 3600 * recipe.max_hours > earlier.training_seconds if recipe.max_hours else planned > earlier.iterations
+    if not longer:
+        raise SettingError(
+            "the training is as long already",
+            where=str(folder.root),
+            found=f"{earlier.iterations} iterations, {earlier.training_seconds / 3600:.3g} hours",
+            hint="give a greater --epochs or --max-hours: it counts from the beginning of the training",
+        )
+    end = EarlierEnd(
+        inputs_sha256=earlier.inputs_sha256,
+        iterations=earlier.iterations,
+        epochs=earlier.epochs,
+        training_seconds=earlier.training_seconds,
+    )
+    return msgspec.structs.replace(
+        earlier,
+        inputs_sha256=_inputs(task),
+        plan=task.plan,
+        settings=task.settings,
+        extended=(*earlier.extended, end),
+        finished=False,
+    )

@@ -1,11 +1,12 @@
 """How a training step is computed fastest on this device: by measurement."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
 from autoseg.artifacts.model import Precision, StepStyle
+from autoseg.artifacts.plan import Training
 
 # Rounds of timing after a warm-up and a first, and how many times slower than the best a candidate may be to stay in.
 MEASURED_ROUNDS = 2
@@ -13,7 +14,11 @@ HOPELESS = 3.0
 
 
 def choose_step(
-    device: torch.device, step: Callable[[StepStyle], float], *, samples_tied: bool
+    device: torch.device,
+    step: Callable[[StepStyle], float],
+    *,
+    samples_tied: bool,
+    recipe: Training,
 ) -> tuple[StepStyle, dict[str, float]]:
     """The fastest way to compute a training step on this device.
 
@@ -24,6 +29,8 @@ def choose_step(
         Does a training step in the style given, on throw-away weights.
     samples_tied : bool
         Whether the loss ties the samples of a batch together, by batch Dice or an ignore label.
+    recipe : Training
+        What of the style is fixed.
 
     Returns
     -------
@@ -31,7 +38,7 @@ def choose_step(
     dict of str to float
         Seconds a step of each candidate; empty where the choice is known without measuring.
     """
-    styles = candidates(device, samples_tied=samples_tied)
+    styles = as_fixed(candidates(device, samples_tied=samples_tied), recipe)
     if len(styles) == 1:
         return styles[0], {}
     for style in styles:
@@ -63,6 +70,18 @@ def candidates(device: torch.device, *, samples_tied: bool) -> list[StepStyle]:
     precisions: tuple[Precision, ...] = ("bfloat16", "float32")
     ways = (False,) if samples_tied else (True, False)
     return [StepStyle(precision=p, sample_by_sample=apart) for p in precisions for apart in ways]
+
+
+def as_fixed(styles: Iterable[StepStyle], recipe: Training) -> list[StepStyle]:
+    """The styles with what the recipe fixes, each once."""
+    fixed = {
+        StepStyle(
+            precision=style.precision if recipe.precision == "measured" else recipe.precision,
+            sample_by_sample=style.sample_by_sample if recipe.sample_by_sample is None else recipe.sample_by_sample,
+        ): None
+        for style in styles
+    }
+    return list(fixed)
 
 
 def describe_step(style: StepStyle) -> str:

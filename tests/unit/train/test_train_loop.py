@@ -100,7 +100,7 @@ class Run:
     def _save(self):
         self.saves += 1
         if self.save is not None:
-            save_checkpoint(self.save, self.state, "abc")
+            save_checkpoint(self.save, self.save.with_name("previous.pt"), self.state, "abc")
 
     def go(self, stopped=lambda: False):
         recipe = self.course.recipe
@@ -176,7 +176,7 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_been(configuration, cas
     with pytest.raises(KilledError):
         killed.go()
     resumed = Run(configuration, cases, often, seed=99)
-    load_checkpoint(path, resumed.state, "abc")
+    load_checkpoint(path, resumed.state, ["abc"])
     assert resumed.state.iteration == after
     resumed.go()
     assert torch.equal(resumed.weights, undisturbed.weights)
@@ -192,7 +192,7 @@ def test_a_run_asked_to_stop_ends_after_its_iteration_with_a_checkpoint(configur
         run.go(stopped=lambda: run.state.iteration >= 4)
     assert (run.state.iteration, run.saves) == (4, 1)
     resumed = Run(configuration, cases, seed=99)
-    load_checkpoint(tmp_path / "checkpoint.pt", resumed.state, "abc")
+    load_checkpoint(tmp_path / "checkpoint.pt", resumed.state, ["abc"])
     assert torch.equal(resumed.go().weights, Run(configuration, cases).go().weights)
 
 
@@ -337,6 +337,7 @@ def test_a_fold_leaves_its_files(task, cases, folder):
         "manifest.json",
         "metrics.jsonl",
         "progress.png",
+        "tensorboard",
         "weights.safetensors",
     ]
     assert [record["epoch"] for record in read_metrics(folder.metrics)] == [0, 1]

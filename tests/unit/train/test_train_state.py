@@ -37,9 +37,9 @@ def test_what_is_saved_comes_back(new_state, tmp_path):
     saved, loaded = new_state(1), new_state(2)
     step(saved)
     saved.iteration, saved.epoch, saved.seconds, saved.losses = 17, 3, 12.5, [0.5, 0.25]
-    save_checkpoint(tmp_path / "checkpoint.pt", saved, "abc")
+    save_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "previous.pt", saved, "abc")
     assert not torch.equal(weights(saved), weights(loaded))
-    load_checkpoint(tmp_path / "checkpoint.pt", loaded, "abc")
+    load_checkpoint(tmp_path / "checkpoint.pt", loaded, ["abc"])
     assert torch.equal(weights(saved), weights(loaded))
     assert (loaded.iteration, loaded.epoch, loaded.seconds, loaded.losses) == (17, 3, 12.5, [0.5, 0.25])
     # Momentum came along: the next step is the same too.
@@ -48,27 +48,28 @@ def test_what_is_saved_comes_back(new_state, tmp_path):
     assert torch.equal(weights(saved), weights(loaded))
 
 
-def test_saving_again_replaces_the_file_whole(new_state, tmp_path):
+def test_the_last_two_are_kept(new_state, tmp_path):
     state = new_state(1)
-    for iteration in (1, 2):
+    for iteration in (1, 2, 3):
         state.iteration = iteration
-        save_checkpoint(tmp_path / "checkpoint.pt", state, "abc")
-    load_checkpoint(tmp_path / "checkpoint.pt", state, "abc")
-    assert state.iteration == 2
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+        save_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "previous.pt", state, "abc")
+    for name, iteration in (("previous.pt", 2), ("checkpoint.pt", 3)):
+        assert load_checkpoint(tmp_path / name, state, ["abc"]) == "abc"
+        assert state.iteration == iteration
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "previous.pt"]
 
 
 def test_a_checkpoint_of_another_training_is_refused(new_state, tmp_path):
-    save_checkpoint(tmp_path / "checkpoint.pt", new_state(1), "abc")
+    save_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "previous.pt", new_state(1), "abc")
     with pytest.raises(ArtifactError, match="belongs to another training") as caught:
-        load_checkpoint(tmp_path / "checkpoint.pt", new_state(1), "xyz")
+        load_checkpoint(tmp_path / "checkpoint.pt", new_state(1), ["xyz"])
     assert "--restart" in str(caught.value)
 
 
 def test_a_checkpoint_of_another_network_is_refused(new_state, tmp_path):
-    save_checkpoint(tmp_path / "checkpoint.pt", new_state(1), "abc")
+    save_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "previous.pt", new_state(1), "abc")
     with pytest.raises(ArtifactError, match="can't be read"):
-        load_checkpoint(tmp_path / "checkpoint.pt", new_state(1, features_per_stage=(4, 16)), "abc")
+        load_checkpoint(tmp_path / "checkpoint.pt", new_state(1, features_per_stage=(4, 16)), ["abc"])
 
 
 @pytest.mark.parametrize(
@@ -82,9 +83,9 @@ def test_a_checkpoint_of_another_network_is_refused(new_state, tmp_path):
 )
 def test_a_damaged_checkpoint_is_explained(new_state, tmp_path, damage):
     path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, new_state(1), "abc")
+    save_checkpoint(path, tmp_path / "previous.pt", new_state(1), "abc")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ArtifactError, match="can't be read") as caught:
-        load_checkpoint(path, new_state(1), "abc")
+        load_checkpoint(path, new_state(1), ["abc"])
     assert str(path) in str(caught.value)
     assert "--restart" in str(caught.value)

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from autoseg.artifacts.model import StepStyle
+from autoseg.artifacts.plan import Training
 from autoseg.train import step_style
 from autoseg.train.step_style import choose_step, describe_step
 
+MEASURED = Training()
 CPU = torch.device("cpu")
 BF16, FP32 = StepStyle(precision="bfloat16"), StepStyle(precision="float32")
 BF16_APART = StepStyle(precision="bfloat16", sample_by_sample=True)
@@ -19,7 +21,7 @@ FP32_APART = StepStyle(precision="float32", sample_by_sample=True)
 def timed(monkeypatch):
     """Callable: what is chosen when each style's steps take these times, the last of them from then on."""
 
-    def choose(times, *, samples_tied):
+    def choose(times, *, samples_tied, recipe=MEASURED):
         now = 0.0
         monkeypatch.setattr(step_style, "time", SimpleNamespace(perf_counter=lambda: now))
         left = {style: list(taken) for style, taken in times.items()}
@@ -29,7 +31,7 @@ def timed(monkeypatch):
             now += left[style].pop(0) if len(left[style]) > 1 else left[style][0]
             return 0.0
 
-        return choose_step(CPU, step, samples_tied=samples_tied)
+        return choose_step(CPU, step, samples_tied=samples_tied, recipe=recipe)
 
     return choose
 
@@ -65,6 +67,6 @@ def test_a_slow_first_step_does_not_decide(timed):
 def test_on_a_gpu_nothing_is_timed():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    style, seconds = choose_step(torch.device("cuda"), lambda _: 0.0, samples_tied=False)
+    style, seconds = choose_step(torch.device("cuda"), lambda _: 0.0, samples_tied=False, recipe=MEASURED)
     assert style.precision in ("bfloat16", "float16")
     assert seconds == {}
