@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-SMOOTHING = 0.9
+SMOOTHING = 0.1
 # When patience runs out, training goes on for this share of what was done so far, while the rate falls to zero.
 ANNEALING_SHARE = 0.25
 
@@ -35,7 +35,7 @@ def follow(plateau: Plateau, dice: float | None) -> Plateau:
     """The plateau after one more epoch; an epoch without a Dice counts as one without a better one."""
     if dice is None:
         return replace(plateau, waited=plateau.waited + 1)
-    smoothed = dice if plateau.smoothed is None else SMOOTHING * plateau.smoothed + (1 - SMOOTHING) * dice
+    smoothed = dice if plateau.smoothed is None else plateau.smoothed + SMOOTHING * (dice - plateau.smoothed)
     if plateau.best is None or smoothed > plateau.best:
         return replace(plateau, smoothed=smoothed, best=smoothed, waited=0)
     return replace(plateau, smoothed=smoothed, waited=plateau.waited + 1)

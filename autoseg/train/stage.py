@@ -148,6 +148,9 @@ def _run(
     case_dice: CaseDice | None,
 ) -> TrainedModel:
     """Train a fold that no other process trains."""
+    for leftover in folder.root.glob(".*.part*"):
+        # A process that was killed while it wrote; whoever holds the lock is alone here.
+        leftover.unlink()
     inputs = _inputs(task)
     # Of the arrays, not of the files they were made from: these may have been copied since.
     data = digest(*(records[name].arrays_sha256 for name in (*task.cases.training, *task.cases.validation)))

@@ -133,10 +133,10 @@ def resume(newest: Path, previous: Path, state: TrainState, owners: Sequence[str
     for path in there:
         try:
             return load_checkpoint(path, state, owners)
-        except DamagedError as error:
+        except DamagedError:
             if path == there[-1]:
                 raise
-            log.warning("%s is damaged (%s): training goes on from the one before", path, error.found)
+            log.warning("%s is damaged: training goes on from the one before", path)
     return None
 
 

@@ -1,11 +1,15 @@
 """Validation cases predicted whole while training goes on: slower than patches, and what users mean by Dice."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
 from autoseg.artifacts.plan import Training
+from autoseg.errors import AutosegError, is_out_of_memory
 from autoseg.networks.unet import UNet
+
+log = logging.getLogger(__name__)
 
 # Of a time budget.
 MOST_SHARE = 0.05
@@ -70,11 +74,22 @@ def is_due(epoch: int, recipe: Training, cases: WholeCases, sample_seconds: floa
 
 
 def predict_whole(network: UNet, cases: WholeCases, stopped: Callable[[], bool]) -> dict[str, float | None] | None:
-    """Dice of each case; None where the user asked to stop before all were done."""
-    found = {}
+    """Dice of each case; None where the user asked to stop before all were done.
+
+    Notes
+    -----
+    A case that can't be read or does not fit the memory beside the training is left out: that is no reason to end it.
+    """
+    found: dict[str, float | None] = {}
     network.eval()
     for name in cases.names:
         if stopped():
             return None
-        found[name] = cases.dice(network, name)
+        try:
+            found[name] = cases.dice(network, name)
+        except Exception as error:
+            if not isinstance(error, AutosegError) and not is_out_of_memory(error):
+                raise
+            log.warning("no Dice of validation case %s: %s", name, error)
+            found[name] = None
     return found

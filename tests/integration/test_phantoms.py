@@ -19,7 +19,18 @@ from autoseg.images.io import read_geometry, read_label
 from autoseg.layout import Workspace
 from autoseg.predict.case import mean_logits
 from autoseg.predict.models import load_models
+from autoseg.predict.stage import Options
+from autoseg.train.state import save_weights
 from autoseg.transforms.chain import restore_labels
+
+
+def begin(trained, workspace):
+    """A workspace with the plan and the prepared cases of another."""
+    workspace.mkdir()
+    for name in ("dataset.json", "fingerprint.json", "plan.json"):
+        (workspace / name).write_bytes((trained / name).read_bytes())
+    (workspace / "preprocessed").symlink_to(trained / "preprocessed")
+    return workspace
 
 
 def test_two_folds_predict_the_mean_of_their_logits(trained, phantoms, autoseg, tmp_path):
@@ -70,11 +81,7 @@ def test_a_finished_fold_is_not_trained_again(trained, autoseg):
 
 @pytest.mark.long
 def test_killed_training_goes_on_from_its_checkpoint(trained, autoseg, tmp_path):
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
-    for name in ("dataset.json", "fingerprint.json", "plan.json"):
-        (workspace / name).write_bytes((trained / name).read_bytes())
-    (workspace / "preprocessed").symlink_to(trained / "preprocessed")
+    workspace = begin(trained, tmp_path / "workspace")
     settings = {
         "training.epochs": 4,
         "training.iterations_per_epoch": 4,
@@ -104,13 +111,74 @@ def test_killed_training_goes_on_from_its_checkpoint(trained, autoseg, tmp_path)
     assert all(torch.isfinite(tensor).all() for tensor in load_file(folder / "weights.safetensors").values())
 
 
+def test_sigterm_saves_and_ends_with_143(trained, tmp_path):
+    workspace = begin(trained, tmp_path / "workspace")
+    command = [
+        "train",
+        "0",
+        "-w",
+        str(workspace),
+        "--device",
+        "cpu",
+        "--epochs",
+        "9",
+        "--set=training.precision=float32",
+    ]
+    process = subprocess.Popen([sys.executable, "-m", "autoseg", *command], stderr=subprocess.PIPE, text=True)
+    folder = workspace / "models" / "3d_fullres" / "fold_0"
+    with process:
+        # The bar's or the board's first file: from here on signals are caught.
+        while not (folder / "tensorboard").exists():
+            time.sleep(0.02)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        told = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, told
+    assert "goes on from here" in told
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["iteration"] > 0
+
+
+def test_the_dice_of_whole_cases_is_what_predict_and_evaluate_find(trained, tmp_path, monkeypatch):
+    space = Workspace(begin(trained, tmp_path / "workspace"))
+    seen, measure = [], pipeline._case_dice
+
+    def spy(*arguments):
+        *_, network, _, name = arguments
+        save_weights(tmp_path / "then.safetensors", network)
+        seen.append((name, measure(*arguments)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(pipeline, "_case_dice", spy)
+    settings = [f"training.{s}" for s in (
+        "epochs=2", "iterations_per_epoch=12", "validation_iterations=1", "validation_every=1", "precision=float32",
+        "initial_learning_rate=0.05", "momentum=0.9",
+    )]  # fmt: skip
+    settings += ["prediction.mirroring=false", "prediction.step=1"]
+    pipeline.train(space, [2], settings=settings, configuration_name=None, device_name="cpu", jobs=1)
+    folder = space.fold("3d_fullres", 2)
+    first, last = (json.loads(line) for line in folder.metrics.read_text().splitlines())
+    assert first["whole_case_dice_per_case"] == dict(seen)
+    assert last["whole_case_dice"] is None
+    ((name, value),) = seen
+    assert 0.05 < value < 1
+
+    # The weights of that moment, in place of the final ones.
+    folder.weights.write_bytes((tmp_path / "then.safetensors").read_bytes())
+    dataset, _ = pipeline.open_workspace(space)
+    case = next(case for case in dataset.cases if case.name == name)
+    files = pipeline.predict(
+        space, [Path(dataset.root) / image for image in case.images], tmp_path / "out", folds=[2], device_name="cpu",
+        options=Options(mirroring=False),
+    )  # fmt: skip
+    found = pipeline.evaluate(
+        files, {name: Path(dataset.root) / case.label}, dataset.labels_in_files, tmp_path / "evaluation.json", jobs=1
+    )
+    assert found.summary.mean.dice == first["whole_case_dice"] == value
+
+
 @pytest.mark.long
 def test_time_budget_ends_at_rate_zero(trained, autoseg, tmp_path):
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
-    for name in ("dataset.json", "fingerprint.json", "plan.json"):
-        (workspace / name).write_bytes((trained / name).read_bytes())
-    (workspace / "preprocessed").symlink_to(trained / "preprocessed")
+    workspace = begin(trained, tmp_path / "workspace")
     hours = 5 / 3600
     autoseg(
         "train", 2, "-w", workspace, "--device", "cpu", "--max-hours", hours,

@@ -93,3 +93,10 @@ def test_a_patch_that_strides_do_not_divide_is_refused(plan):
 def test_a_setting_without_key_or_value_is_refused(plan, setting):
     with pytest.raises(SettingError, match="KEY=VALUE"):
         overlay(plan, [setting])
+
+
+def test_patience_needs_a_validation_to_wait_for(plan):
+    assert overlay(plan, ["training.patience=5"]).training.patience == 5
+    with pytest.raises(SettingError, match="not allowed") as caught:
+        overlay(plan, ["training.patience=5", "training.validation_iterations=0"])
+    assert "patience is 5, which needs validation_iterations" in str(caught.value)

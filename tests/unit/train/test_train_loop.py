@@ -1,6 +1,8 @@
 """The loop on a tiny dataset: it learns, and stopping it changes nothing."""
 
 import logging
+import re
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -18,8 +20,8 @@ from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.plan import Prediction, Training
 from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
 from autoseg.artifacts.splits import Fold
-from autoseg.errors import ArtifactError, AutosegError, SettingError
-from autoseg.layout import Workspace
+from autoseg.errors import ArtifactError, AutosegError, SettingError, Terminated
+from autoseg.layout import FoldFolder, Workspace
 from autoseg.machine import alone
 from autoseg.networks.unet import build_network
 from autoseg.preprocess.case import foreground_locations
@@ -32,6 +34,7 @@ from autoseg.train.losses import Objective
 from autoseg.train.optimizer import new_optimizer
 from autoseg.train.sampling import TrainingCase
 from autoseg.train.state import TrainState, load_checkpoint, save_checkpoint
+from autoseg.train.validate import WholeCases
 
 CPU = torch.device("cpu")
 WHOLE = StepStyle(precision="float32")
@@ -253,15 +256,120 @@ def test_what_pictures_take_counts_and_the_last_epoch_is_reported_all_the_same(c
     assert run.saves >= 1
 
 
-def test_a_diverged_training_stops_with_its_weights_unspoilt(configuration, cases):
-    run = Run(configuration, cases, msgspec.structs.replace(RECIPE, epochs=50))
+def test_a_diverged_training_stops_with_its_weights_unspoilt(configuration, cases, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, epochs=50, checkpoint_minutes=0.0)
+    run = Run(configuration, cases, recipe, save=tmp_path / "checkpoint.pt")
     before = run.weights
     for case in cases:
         case.image_czyx[:] = np.nan
-    with pytest.raises(AutosegError, match="diverged"):
+    with pytest.raises(AutosegError, match="diverged") as caught:
         run.go()
-    assert run.state.iteration < 50
+    assert run.state.iteration == 19
     assert torch.equal(run.weights, before)
+    assert [report.skipped_steps for report in run.reports] == [3] * 6
+    # Two samples a batch, of the two cases that are trained on.
+    named = dict(re.findall(r"(case_\d) \((\d+)\)", caught.value.where))
+    assert set(named) == {"case_0", "case_1"}
+    assert sum(map(int, named.values())) == 40
+    # The count goes on after a resume.
+    resumed = Run(configuration, cases, recipe)
+    load_checkpoint(tmp_path / "checkpoint.pt", resumed.state, ["abc"])
+    with pytest.raises(AutosegError, match="diverged"):
+        resumed.go()
+    assert resumed.steps == []
+
+
+def test_a_step_that_fails_now_and_then_is_skipped_and_counted(configuration, cases):
+    broken = replace(cases[0], arrays=replace(cases[0].arrays, image=np.full_like(cases[0].image_czyx, np.inf)))
+    run = Run(configuration, [broken, *cases[1:]]).go()
+    skipped = sum(report.skipped_steps for report in run.reports)
+    assert 0 < skipped < 9
+    assert torch.isfinite(run.weights).all()
+    assert all(r.train_loss is None or np.isfinite(r.train_loss) for r in run.reports)
+
+
+IMPATIENT = msgspec.structs.replace(RECIPE, epochs=40, iterations_per_epoch=2, patience=2, checkpoint_minutes=0.0)
+
+
+class Patient(Run):
+    """A run whose rates are kept."""
+
+    def _step(self, progress, loss):
+        self.rates = [*getattr(self, "rates", []), self.state.optimizer.param_groups[0]["lr"]]
+        super()._step(progress, loss)
+
+
+@pytest.fixture
+def no_gain(monkeypatch):
+    """Validation that finds the same Dice each time."""
+    monkeypatch.setattr(loop, "overlap_counts", lambda *_: torch.tensor([[1.0], [4.0]]))
+
+
+def test_without_gain_the_rate_falls_to_zero_in_a_short_stretch(configuration, cases, no_gain):
+    run = Patient(configuration, cases, IMPATIENT).go()
+    # The first epoch is the best, two more are waited for, and a quarter of these six iterations is one epoch.
+    assert run.state.iteration == len(run.rates) == 8
+    assert run.reports[-1].learning_rate == 0.0
+    begun = 0.05 * (1 - 6 / 80) ** 0.9
+    assert run.rates[:7] == pytest.approx([0.05 * (1 - i / 80) ** 0.9 for i in range(7)])
+    assert run.rates[7] == pytest.approx(begun * 0.5**0.9)
+    assert [r.smoothed_patch_dice for r in run.reports] == [0.5] * 4
+
+
+@pytest.mark.parametrize("after", [5, 7])
+def test_patience_survives_a_kill(configuration, cases, no_gain, tmp_path, after):
+    undisturbed = Run(configuration, cases, IMPATIENT).go()
+
+    def kill(state):
+        if state.iteration == after + 1:
+            raise KilledError
+
+    killed = Run(configuration, cases, IMPATIENT, save=tmp_path / "checkpoint.pt", on_step=kill)
+    with pytest.raises(KilledError):
+        killed.go()
+    resumed = Run(configuration, cases, IMPATIENT, seed=99)
+    load_checkpoint(tmp_path / "checkpoint.pt", resumed.state, ["abc"])
+    assert torch.equal(resumed.go().weights, undisturbed.weights)
+
+
+def test_patience_under_a_time_budget_ends_sooner_at_rate_zero(configuration, cases, no_gain, monkeypatch):
+    monkeypatch.setattr(loop, "LEAST_EPOCH_SECONDS", 0.0)
+    recipe = msgspec.structs.replace(RECIPE, max_hours=1.0, iterations_per_epoch=2, patience=1)
+    run = Run(configuration, cases, recipe).go()
+    assert run.state.seconds < 60
+    assert run.reports[-1].learning_rate == 0.0
+
+
+def whole(dice, names=("case_2",)):
+    return WholeCases(names=names, num_windows=8, dice=dice)
+
+
+def test_whole_cases_are_predicted_every_so_often_but_not_at_the_end(configuration, cases):
+    recipe = msgspec.structs.replace(RECIPE, epochs=4, validation_every=2)
+    run = Run(configuration, cases, recipe)
+    run.course = replace(run.course, whole_cases=whole(lambda network, name: 0.25 if not network.training else None))
+    run.go()
+    assert [report.whole_case_dice for report in run.reports] == [None, 0.25, None, None]
+    assert run.reports[1].whole_case_dice_per_case == {"case_2": 0.25}
+    assert torch.equal(run.weights, Run(configuration, cases, recipe).go().weights)
+
+
+def test_a_stop_while_whole_cases_are_predicted_does_not_wait_for_the_rest(configuration, cases, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, validation_every=1)
+    run = Run(configuration, cases, recipe, save=tmp_path / "checkpoint.pt")
+    predicted = []
+    run.course = replace(run.course, whole_cases=whole(lambda _, name: predicted.append(name), ("a", "b", "c")))
+    with pytest.raises(KeyboardInterrupt):
+        run.go(stopped=lambda: bool(predicted))
+    assert predicted == ["a"]
+    assert run.reports == []
+    resumed = Run(configuration, cases, recipe, seed=99)
+    load_checkpoint(tmp_path / "checkpoint.pt", resumed.state, ["abc"])
+    assert (resumed.state.iteration, resumed.state.epoch) == (3, 0)
+    resumed.go()
+    undisturbed = Run(configuration, cases, recipe).go()
+    assert torch.equal(resumed.weights, undisturbed.weights)
+    assert [r.validation_loss for r in resumed.reports] == [r.validation_loss for r in undisturbed.reports]
 
 
 # The stage: the same on files.
@@ -426,8 +534,9 @@ def test_an_interrupt_and_the_same_command_give_the_same_weights(task, cases, tm
     Interrupting.signal = by
     # Two samples a batch: the signal comes during the batch after these.
     Interrupting.reads_left = 2 * batches + 1
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         run_stage(task, interrupting + cases[2:], stopped)
+    assert isinstance(caught.value, Terminated) == (by == signal.SIGTERM)
     assert not stopped.weights.exists()
     assert torch.load(stopped.checkpoint, weights_only=True)["iteration"] == batches + 1
     assert not read(stopped.manifest, TrainedModel).finished
@@ -513,3 +622,120 @@ def test_rare_classes_are_weighed_among_each_streams_own_cases(task, cases):
 def test_a_rate_made_for_sgd_is_told_with_adamw(task, cases, folder, caplog, optimizer, told):
     run_stage(with_training(task, epochs=1, iterations_per_epoch=1, optimizer=optimizer), cases, folder)
     assert any("high for adamw" in record.message for record in caplog.records) == told
+
+
+def lengthened(task, **changes):
+    recipe = msgspec.structs.replace(task.plan.training, **changes)
+    return replace(task, plan=msgspec.structs.replace(task.plan, training=recipe), settings=("longer",))
+
+
+@pytest.fixture
+def fixed(task):
+    """The task in an arithmetic that is not measured."""
+    return lengthened(task, precision="float32", sample_by_sample=False)
+
+
+def test_a_style_that_is_fixed_is_not_measured(fixed, cases, folder):
+    model = run_stage(fixed, cases, folder)
+    assert (model.step, model.step_seconds) == (WHOLE, {})
+
+
+def test_a_finished_training_is_extended(fixed, cases, folder, tmp_path):
+    first = run_stage(fixed, cases, folder)
+    shutil.copytree(folder.root, tmp_path / "copy" / "fold_0")
+    longer = lengthened(fixed, epochs=4)
+    with pytest.raises(SettingError, match="other settings") as caught:
+        run_stage(longer, cases, folder)
+    assert "--extend" in caught.value.hint
+    model = run_stage(longer, cases, folder, extend=True)
+    assert (model.iterations, model.epochs, model.finished) == (12, 4, True)
+    assert [(end.iterations, end.epochs, end.inputs_sha256) for end in model.extended] == [(6, 2, first.inputs_sha256)]
+    metrics = read_metrics(folder.metrics)
+    assert [record["epoch"] for record in metrics] == [0, 1, 2, 3]
+    # As in a training of the new length: from half way on, down to zero.
+    assert [r["learning_rate"] for r in metrics] == pytest.approx([0.05 * 0.5**0.9, 0, 0.05 * 0.25**0.9, 0])
+    assert read(folder.manifest, TrainedModel) == model
+    assert not folder.extension.exists()
+    # The same command once more, with --extend and without.
+    assert run_stage(longer, cases, folder, extend=True) == run_stage(longer, cases, folder) == model
+
+    # The finished model stays until the longer one is there; and an extension resumes as exactly as a training.
+    again = FoldFolder(tmp_path / "copy" / "fold_0")
+    weights, manifest = again.weights.read_bytes(), again.manifest.read_bytes()
+    interrupting = [
+        replace(case, arrays=replace(case.arrays, image=case.image_czyx.view(Interrupting))) for case in cases[:2]
+    ]
+    Interrupting.signal, Interrupting.reads_left = signal.SIGINT, 5
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(longer, interrupting + cases[2:], again, extend=True)
+    assert (again.weights.read_bytes(), again.manifest.read_bytes()) == (weights, manifest)
+    assert not read(again.extension, TrainedModel).finished
+    assert run_stage(fixed, cases, again) == first
+    with pytest.raises(SettingError, match="no finished training"):
+        run_stage(lengthened(fixed, epochs=9), cases, again, extend=True)
+    assert run_stage(longer, cases, again).extended == model.extended
+    assert again.weights.read_bytes() == folder.weights.read_bytes()
+
+
+def test_what_can_not_be_extended(fixed, cases, folder):
+    with pytest.raises(SettingError, match="no finished training"):
+        run_stage(fixed, cases, folder, extend=True)
+    run_stage(fixed, cases, folder)
+    for changes, message in (({"epochs": 1}, "as long already"), ({"epochs": 4, "seed": 1}, "in its length alone")):
+        with pytest.raises(SettingError, match=message):
+            run_stage(lengthened(fixed, **changes), cases, folder, extend=True)
+    folder.checkpoint.unlink()
+    with pytest.raises(ArtifactError, match="without its checkpoint"):
+        run_stage(lengthened(fixed, epochs=4), cases, folder, extend=True)
+
+
+def test_a_damaged_checkpoint_costs_no_more_than_what_came_after_the_one_before(
+    fixed, cases, folder, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("autoseg"), "propagate", True)
+    caplog.set_level(logging.INFO, "autoseg")
+    often = lengthened(fixed, checkpoint_minutes=0.0)
+    model = run_stage(often, cases, folder)
+    weights = folder.weights.read_bytes()
+    write(folder.manifest, msgspec.structs.replace(model, finished=False))
+    folder.weights.unlink()
+    folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:999])
+    assert run_stage(often, cases, folder).finished
+    assert [r.message for r in caplog.records if "goes on from the one before" in r.message]
+    assert [r.message for r in caplog.records if "after iteration 5" in r.message]
+    assert folder.weights.read_bytes() == weights
+
+
+def test_a_resumed_run_takes_as_many_threads_as_it_began_with(fixed, cases, folder, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("autoseg"), "propagate", True)
+    model = run_stage(fixed, cases, folder)
+    assert model.num_threads == 1
+    for began, expected in ((2, 2), (10_000, 1)):
+        monkeypatch.setattr(stage, "available_cpus", lambda: 2)
+        torch.set_num_threads(1)
+        write(folder.manifest, msgspec.structs.replace(model, finished=False, num_threads=began))
+        assert run_stage(fixed, cases, folder).num_threads == expected
+    assert [r.message for r in caplog.records if "10000 threads" in r.message]
+
+
+def test_tensorboard_shows_each_epoch_once(fixed, cases, folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = run_stage(fixed, cases, folder)
+    write(folder.manifest, msgspec.structs.replace(model, finished=False))
+    (folder.tensorboard / "older").touch()
+    run_stage(fixed, cases, folder)
+    read_back = EventAccumulator(str(folder.tensorboard)).Reload()
+    metrics = read_metrics(folder.metrics)
+    assert not (folder.tensorboard / "older").exists()
+    for title, key in (("loss/training", "train_loss"), ("Dice/validation patches", "patch_dice")):
+        assert [event.step for event in read_back.Scalars(title)] == [1, 2]
+        assert [event.value for event in read_back.Scalars(title)] == pytest.approx([r[key] for r in metrics])
+
+
+def test_samples_that_the_loss_ties_together_can_not_be_taken_apart(fixed, cases, folder, configuration):
+    tied = {"3d_fullres": msgspec.structs.replace(configuration, batch_dice=True)}
+    task = replace(fixed, plan=msgspec.structs.replace(fixed.plan, configurations=tied))
+    with pytest.raises(SettingError, match="one after the other"):
+        run_stage(lengthened(task, sample_by_sample=True), cases, folder)
+    assert run_stage(task, cases, folder).step == WHOLE

@@ -8,7 +8,7 @@ import torch
 from autoseg.artifacts.model import StepStyle
 from autoseg.artifacts.plan import Training
 from autoseg.train import step_style
-from autoseg.train.step_style import choose_step, describe_step
+from autoseg.train.step_style import as_fixed, candidates, choose_step, describe_step
 
 MEASURED = Training()
 CPU = torch.device("cpu")
@@ -61,6 +61,14 @@ def test_a_burst_of_another_program_does_not_decide(timed):
 
 def test_a_slow_first_step_does_not_decide(timed):
     assert timed({BF16: [1.0, 0.1], FP32: [0.2]}, samples_tied=True)[0] == BF16
+
+
+def test_what_the_recipe_fixes_is_not_tried():
+    every = candidates(CPU, samples_tied=False)
+    assert as_fixed(every, MEASURED) == every
+    assert as_fixed(every, Training(precision="float32")) == [FP32_APART, FP32]
+    assert as_fixed(every, Training(sample_by_sample=False)) == [BF16, FP32]
+    assert as_fixed(every, Training(precision="bfloat16", sample_by_sample=True)) == [BF16_APART]
 
 
 @pytest.mark.gpu
