@@ -1,6 +1,7 @@
 """Convolution, normalization and activation: what U-Net stages are made of."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 LEAK = 0.01
 EPSILON = 1e-5
 CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+TRANSPOSED: dict[int, Any] = {2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 POOL: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
@@ -146,6 +147,49 @@ class ResidualStage(nn.Sequential):
         still = (1,) * len(kernel)
         rest = (ResidualBlock(outputs, outputs, kernel, still) for _ in range(count - 1))
         super().__init__(ResidualBlock(inputs, outputs, kernel, stride), *rest)
+
+
+class Upsample(nn.Module):
+    """A transposed convolution whose stride is its kernel: each voxel becomes a box of voxels.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    stride : sequence of int, length d
+
+    Notes
+    -----
+    No two boxes overlap, so it is one matrix product and a reordering. On CPUs that takes half the time of oneDNN's
+    transposed convolution, most of it saved in the backward pass.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: Sequence[int]) -> None:
+        super().__init__()
+        self.stride = tuple(stride)
+        self.weight = nn.Parameter(torch.empty(inputs, outputs, *self.stride))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        nn.init.kaiming_normal_(self.weight, a=LEAK)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (B, inputs, *edges) -> (B, outputs, *edges * stride)."""
+        d = len(self.stride)
+        if x.device.type != "cpu":
+            y: Tensor = TRANSPOSED[d](x, self.weight, self.bias, self.stride)
+            return y
+        b, edges, outputs = x.shape[0], x.shape[2:], len(self.bias)
+        larger = [edge * step for edge, step in zip(edges, self.stride, strict=True)]
+        if x.movedim(1, -1).is_contiguous():
+            # (inputs, box x outputs)
+            weight = self.weight.movedim(1, -1).flatten(1)
+            boxes = functional.linear(x.movedim(1, -1), weight.T, self.bias.repeat(prod(self.stride)))
+            apart = boxes.view(b, *edges, *self.stride, outputs)
+            order = (0, *(axis for k in range(1, d + 1) for axis in (k, k + d)), 2 * d + 1)
+            return apart.permute(order).reshape(b, *larger, outputs).movedim(-1, 1)
+        weight = self.weight.flatten(1).T
+        apart = torch.bmm(weight.expand(b, -1, -1), x.flatten(2)).view(b, outputs, *self.stride, *edges)
+        order = (0, 1, *(axis for k in range(2, d + 2) for axis in (k + d, k)))
+        return apart.permute(order).reshape(b, outputs, *larger) + self.bias.view(-1, *(1,) * d)
 
 
 class Head(nn.Module):

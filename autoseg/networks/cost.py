@@ -307,13 +307,15 @@ def _network(tape: _Tape, configuration: Configuration, num_channels: int, num_c
 
 
 def _upsample(tape: _Tape, x: _Map, skip: _Map, stride: Sequence[int]) -> _Map:
-    """A transposed convolution to the grid and channels of the skip."""
+    """`Upsample` to the grid and channels of the skip."""
     made = _Map(None, skip.channels, skip.edges)
     weights = made.channels * (x.channels * prod(stride) + 1)
     # Its output is the next convolution's input where stages join by a sum; else it is gone once concatenated.
     kept = _map_bytes(tape, made) if tape.on_cpu else 0
-    workspace = _workspace(tape, _map_bytes(tape, x) + _map_bytes(tape, made))
-    return _put(tape, _Node((_source(x),), _map_bytes(tape, made), kept, weights, workspace), made)
+    # On CPUs the boxes of the product are put in order, and their gradient back again.
+    copy = _map_bytes(tape, made) if tape.on_cpu else 0
+    node = _Node((_source(x),), _map_bytes(tape, made), kept, weights, copy)
+    return _put(tape, node, made, passing_bytes=copy)
 
 
 def _head(tape: _Tape, x: _Map, num_classes: int) -> _Map:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from autoseg.artifacts.plan import Configuration
-from autoseg.networks.blocks import LEAK, TRANSPOSED, ConvolutionBlock, Head, ResidualBlock, ResidualStage, Stage
+from autoseg.networks.blocks import LEAK, ConvolutionBlock, Head, ResidualBlock, ResidualStage, Stage, Upsample
 
 
 class UNet(nn.Module):
@@ -51,10 +51,7 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(kind(*size) for size in sizes)
         # Decoder lists run from the coarsest level to the finest.
         levels = list(range(len(features) - 2, -1, -1))
-        self.up = nn.ModuleList(
-            TRANSPOSED[d](features[level + 1], features[level], tuple(strides[level + 1]), tuple(strides[level + 1]))
-            for level in levels
-        )
+        self.up = nn.ModuleList(Upsample(features[level + 1], features[level], strides[level + 1]) for level in levels)
         self.decoder = nn.ModuleList(
             Stage(2 * features[level], features[level], kernels[level], (1,) * d, count)
             for level, count in zip(levels, decoder_convolutions, strict=True)
@@ -101,7 +98,7 @@ class UNet(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
         nn.init.kaiming_normal_(module.weight, a=LEAK)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

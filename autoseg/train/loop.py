@@ -95,7 +95,7 @@ class Course:
         Validation cases that are predicted whole now and then.
     ranks : Ranks
         The processes that train together. Batches are then this one's shares, and the objective that of all, except
-        where samples pass one after the other.
+        where gradients are taken of one sample after the other.
     shared : SharedNetwork or None
         The network as these processes share it.
     """
@@ -111,6 +111,11 @@ class Course:
     whole_cases: WholeCases | None = None
     ranks: Ranks = ALONE
     shared: SharedNetwork | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether gradients are taken of one sample after the other."""
+        return self.step.sample_by_sample and self.objective.is_mean_over_samples
 
 
 def train(
@@ -195,16 +200,16 @@ def train_step(state: TrainState, batch: Batch, course: Course) -> float:
     state.network.train()
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    parts = len(image) if course.step.sample_by_sample else 1
+    parts = len(image) if course.apart else 1
     # Then the loss is the mean over the samples of all processes; else it is that of the whole batch already.
-    samples = int(ranks.sum(torch.tensor(parts))) if course.step.sample_by_sample else 1
+    samples = int(ranks.sum(torch.tensor(parts))) if course.apart else 1
     for number, (part, truth) in enumerate(zip(image.chunk(parts), label.chunk(parts), strict=True), 1):
         with course.shared.adding(number == parts) if course.shared else nullcontext():
             loss = step_loss(state.network, part, truth, course)[0] / samples
             # The gradients of the processes are averaged, where they are to be added.
             state.scaler.scale(loss * ranks.size).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
-    if course.step.sample_by_sample:
+    if course.apart:
         total = float(ranks.sum(torch.tensor(total, dtype=torch.float64)))
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), course.recipe.gradient_clip)
@@ -246,10 +251,13 @@ def _check_steps(state: TrainState) -> None:
 def step_loss(network: UNet, image: Tensor, label: Tensor, course: Course) -> tuple[Tensor, list[Tensor]]:
     """Deep-supervision loss of a batch, and the logits of its levels, in the step's precision and memory layout."""
     weights = level_weights(len(network.heads))
-    if course.step.sample_by_sample:
-        image = channels_last(image)
     with autocast(course.device, course.step.precision):
-        levels = (course.shared or network).deep_logits(image, len(weights))
+        deep_logits = (course.shared or network).deep_logits
+        if course.step.sample_by_sample:
+            each = [deep_logits(channels_last(sample), len(weights)) for sample in image.chunk(len(image))]
+            levels = [torch.cat(level) for level in zip(*each, strict=True)]
+        else:
+            levels = deep_logits(image, len(weights))
     return deep_loss(levels, label, weights, course.objective), levels
 
 
@@ -368,7 +376,7 @@ def _validate_patches(
     for _ in range(limit):
         image, label = to_tensors(next(batches), course.configuration, course.device)
         loss, levels = step_loss(state.network, image, label, course)
-        if course.step.sample_by_sample:
+        if course.apart:
             loss = course.ranks.mean(loss.cpu(), len(image))
         losses.append(float(loss))
         counts = counts + overlap_counts(levels[0], label, course.objective)

@@ -19,7 +19,7 @@ from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.labels import foreground, has_regions, ignored, values_of
 from autoseg.artifacts.model import EarlierEnd, StepStyle, TrainedModel
 from autoseg.artifacts.overlay import differences
-from autoseg.artifacts.plan import Configuration, Plan
+from autoseg.artifacts.plan import Configuration, Plan, Training
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.splits import Fold
 from autoseg.errors import ArtifactError, SettingError
@@ -176,11 +176,7 @@ def _run(
     if device.type == "cpu":
         keep_freed_memory()
     configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
-    if recipe.optimizer == "adamw" and recipe.initial_learning_rate > HIGH_FOR_ADAMW:
-        log.warning(
-            "training.initial_learning_rate is %g: high for adamw, which is mostly used with 0.0001 to 0.001",
-            recipe.initial_learning_rate,
-        )
+    _look_at_rate(recipe)
     # Patches all have one size: cuDNN may search for the fastest kernels once.
     torch.backends.cudnn.benchmark = True
     # The weights' beginning depends on the seed and the fold alone.
@@ -229,6 +225,14 @@ def _run(
     both = (training_cases, validation_cases)
     _train(task, state, manifest, folder, both, batches, device, jobs, whole_cases, ranks)
     return _finish(state, manifest, folder) if ranks.is_first else manifest
+
+
+def _look_at_rate(recipe: Training) -> None:
+    if recipe.optimizer == "adamw" and recipe.initial_learning_rate > HIGH_FOR_ADAMW:
+        log.warning(
+            "training.initial_learning_rate is %g: high for adamw, which is mostly used with 0.0001 to 0.001",
+            recipe.initial_learning_rate,
+        )
 
 
 def _finish(state: TrainState, manifest: TrainedModel, folder: FoldFolder) -> TrainedModel:
@@ -338,7 +342,7 @@ def _train(
     bar = ProgressBar(title, progress_of(state, recipe, 0.0), shown=ranks.is_first)
     board = Board(folder.tensorboard, read_metrics(folder.metrics)) if ranks.is_first else None
     objective = _objective(task.plan, manifest.configuration, manifest.class_weights)
-    if not manifest.step.sample_by_sample:
+    if not (manifest.step.sample_by_sample and objective.is_mean_over_samples):
         objective = replace(objective, ranks=ranks)
     num_levels = len(level_weights(len(state.network.heads)))
 

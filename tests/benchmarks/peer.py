@@ -1,12 +1,17 @@
 """nnU-Net v2 in its own environment: where its commands are and what they need."""
 
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import imageio.v3 as imageio
 from measured import Ran, run
+
+from autoseg.artifacts.dataset import Dataset
+from autoseg.images.endings import file_ending
 
 DATASET_NAME = "Dataset004_Benchmark"
 
@@ -47,3 +52,32 @@ class Peer:
         code = "from importlib.metadata import version as v; print(v('nnunetv2'), v('torch'))"
         nnunet, torch = run([str(self.python), "-c", code], self.environment).out.split()
         return {"nnunetv2": nnunet, "torch": torch}
+
+
+def in_nnunet_layout(dataset: Dataset, folder: Path) -> Path:
+    """Copy a dataset, whose labels are numbered as nnU-Net wants them, into nnU-Net's layout; gives the folder."""
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "labelsTr").mkdir()
+    root = Path(dataset.root)
+    ending = file_ending(dataset.cases[0].images[0])
+    for case in dataset.cases:
+        for channel, image in enumerate(case.images):
+            _copy(root / image, folder / "imagesTr" / f"{case.name}_{channel:04}{ending}")
+        _copy(root / str(case.label), folder / "labelsTr" / f"{case.name}{ending}")
+    about = {
+        "channel_names": {str(number): name for number, name in enumerate(dataset.channel_names)},
+        "labels": dataset.labels,
+        "numTraining": len(dataset.cases),
+        "file_ending": ending,
+    }
+    (folder / "dataset.json").write_text(json.dumps(about))
+    return folder
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; of a grey picture with transparency, which nnU-Net can't read, the grey alone."""
+    pixels = imageio.imread(source) if source.suffix == ".png" else None
+    if pixels is not None and pixels.ndim == 3 and pixels.shape[2] == 2:
+        imageio.imwrite(target, pixels[..., 0])
+    else:
+        shutil.copy(source, target)

@@ -3,9 +3,10 @@
 usage: train_step.py --peer-python PATH --dataset PATH [--iterations N] [--rounds N]
 
 Ours is `autoseg train` on the CPU for a few iterations: the samples per second of its second epoch, as metrics.jsonl
-has them. nnU-Net's is its trainer's own step behind its own loaders: batch size over the mean iteration. Both plan
-the dataset by themselves; patch and batch size are checked to be the same. The last line is a JSON object; `ours` and
-`peer` are samples per second (medians over rounds), and `ratio` is how many times faster ours is.
+has them. nnU-Net's is its trainer's own step behind its own loaders: batch size over the mean iteration. It trains by
+our plan, as `autoseg plan --write-nnunet` gives it; a dataset in another layout than nnU-Net's is laid out for it.
+The last line is a JSON object; `ours` and `peer` are samples per second (medians over rounds), `ratio` is how many
+times faster ours is, `waiting_share` the largest share of the time that ours waited for data.
 """
 
 import argparse
@@ -19,19 +20,22 @@ from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from peer import DATASET_NAME, Peer
+from peer import DATASET_NAME, Peer, in_nnunet_layout
+
+from autoseg.artifacts.base import read
+from autoseg.artifacts.dataset import Dataset
 
 PROGRAM = Path(__file__).with_name("peer_train_speed.py")
 
 
-def ours(workspace: Path, configuration: str, iterations: int) -> dict[str, Any]:
+def ours(workspace: Path, configuration: str, iterations: int, folds: int) -> dict[str, Any]:
     """The second epoch's record of a short training."""
     settings = {
         "training.epochs": 2,
         "training.iterations_per_epoch": iterations,
         "training.validation_iterations": 0,
         # A fold with few validation cases: they are predicted afterwards, outside the measurement.
-        "training.num_folds": 40,
+        "training.num_folds": folds,
         "prediction.mirroring": "false",
     }
     options = [f"--set={key}={value}" for key, value in settings.items()]
@@ -59,24 +63,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         workspace = root / "workspace"
-        run("plan", str(arguments.dataset), "-w", str(workspace))
+        plans = root / "nnUNetPlans.json"
+        run("plan", str(arguments.dataset), "-w", str(workspace), "--write-nnunet", str(plans))
         run("preprocess", "-w", str(workspace), "--configuration", name)
-        peer = Peer(arguments.peer_python, root / "peer", arguments.dataset)
+        dataset = arguments.dataset
+        if not (dataset / "imagesTr").is_dir():
+            dataset = in_nnunet_layout(read(workspace / "dataset.json", Dataset), root / "laid_out")
+        peer = Peer(arguments.peer_python, root / "peer", dataset)
         peer.command("nnUNetv2_extract_fingerprint", "-d", "4", "-np", "2")
         peer.command("nnUNetv2_plan_experiment", "-d", "4")
+        exported = json.loads(plans.read_text()) | {"dataset_name": DATASET_NAME}
+        (peer.preprocessed / "nnUNetPlans.json").write_text(json.dumps(exported))
         peer.command("nnUNetv2_preprocess", "-d", "4", "-c", name, "-np", "2")
-        mine = json.loads((workspace / "plan.json").read_text())["configurations"][name]
-        other = json.loads((peer.preprocessed / "nnUNetPlans.json").read_text())["configurations"][name]
-        for key in ("patch_size", "batch_size"):
-            if mine[key] != other[key]:
-                message = f"the plans differ: {key} {mine[key]} here, {other[key]} in nnU-Net"
-                raise SystemExit(message)
+        folds = min(40, read(workspace / "dataset.json", Dataset).num_training)
+        planned = exported["configurations"][name]
         figures = []
+        waiting = 0.0
         for number in range(arguments.rounds):
-            record = ours(workspace, name, arguments.iterations)
+            record = ours(workspace, name, arguments.iterations, folds)
             printed = peer.script(PROGRAM, DATASET_NAME, name, str(arguments.iterations))
             theirs = json.loads(printed.strip().splitlines()[-1])
+            if (theirs["patch"], theirs["batch"]) != (planned["patch_size"], planned["batch_size"]):
+                message = f"nnU-Net trained {theirs}, not what was planned"
+                raise SystemExit(message)
             figures.append((record["samples_per_second"], theirs["samples_per_second"]))
+            waiting = max(waiting, record["waiting_share"])
             print(f"round {number + 1}: ours {record}, peer {theirs}", flush=True)
         versions = peer.version()
     result = {
@@ -87,6 +98,7 @@ def main() -> None:
         "ours": round(median(mine for mine, _ in figures), 3),
         "peer": round(median(theirs for _, theirs in figures), 3),
         "ratio": round(median(mine / theirs for mine, theirs in figures), 2),
+        "waiting_share": waiting,
         "rounds": arguments.rounds,
         "iterations": arguments.iterations,
         "versions": {"autoseg": version("autoseg"), "torch_ours": version("torch"), **versions},

@@ -60,6 +60,7 @@ VARIANTS = {
     "classes": Variant(),
     "batch dice": Variant(batch_dice=True),
     "sample by sample": Variant(apart=True),
+    "batch dice, sample by sample": Variant(batch_dice=True, apart=True),
     "ignore": Variant(CLASSES | {"ignore": 3}, batch_dice=True),
     "regions": Variant(NESTED),
     "regions, batch dice": Variant(NESTED, batch_dice=True),
