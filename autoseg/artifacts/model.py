@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from autoseg.artifacts.base import Artifact, Record
-from autoseg.artifacts.bounds import AtLeastOne, NonNegative
+from autoseg.artifacts.bounds import AtLeastOne, Count, NonNegative
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.labels import Value
 from autoseg.artifacts.plan import Configuration, Plan
@@ -23,7 +23,7 @@ class StepStyle(Record, frozen=True, kw_only=True):
         Arithmetic of the network's layers; weights are always float32.
     sample_by_sample : bool
         Samples pass one after the other, channels last in memory, and their gradients add up. Only where the loss is
-        a mean over samples (no batch Dice).
+        a mean over samples (no batch norm, no batch Dice).
     """
 
     precision: Precision
@@ -45,6 +45,22 @@ class EarlierEnd(Record, frozen=True, kw_only=True):
     iterations: int
     epochs: int
     training_seconds: NonNegative
+
+
+class StepPeak(Record, frozen=True, kw_only=True):
+    """Memory of a training step on the device that trains, weights, momentum and batch included.
+
+    Attributes
+    ----------
+    predicted_bytes : int
+        All tensors at the worst moment, from the plan alone.
+    measured_bytes : int
+        On CPUs what of this process lay in main memory, above what was there without network and step; on CUDA
+        tensors.
+    """
+
+    predicted_bytes: Count
+    measured_bytes: Count
 
 
 class TrainedModel(Artifact, frozen=True, kw_only=True):
@@ -73,6 +89,8 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
         What was measured to choose it, seconds a step of a small batch.
     class_weights : tuple of float
         Of the cross-entropy, one an output; empty where all are 1.
+    step_peak : StepPeak or None
+        Of the first steps of the last run, known when it is finished; None where the device can't tell.
     iterations, epochs, training_seconds
         Of the whole training, all runs together; known when it is finished.
     final_learning_rate : float
@@ -101,6 +119,7 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     num_threads: AtLeastOne | None = None
     autoseg_version: str
     torch_version: str
+    step_peak: StepPeak | None = None
     iterations: int = 0
     epochs: int = 0
     training_seconds: NonNegative = 0.0

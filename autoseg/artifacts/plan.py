@@ -14,6 +14,8 @@ Axis = Annotated[int, msgspec.Meta(ge=0, le=2)]
 Order = Annotated[int, msgspec.Meta(ge=0, le=3)]
 Range = tuple[NonNegative, NonNegative]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
+Norm = Literal["instance", "batch", "layer", "group"]
+Attention = Literal["none", "se", "scse"]
 PresetName = Literal["plain", "resenc-legacy", "resenc-m", "resenc-l", "resenc-xl"]
 WishedPreset = PresetName | Literal["auto"]
 LossName = Literal["dice_ce", "ce", "dice", "dice_focal", "dice_topk", "tversky"]
@@ -66,6 +68,12 @@ class Configuration(Record, frozen=True, kw_only=True):
     n_conv_per_stage, n_blocks_per_stage : tuple of int, length n_stages, or None
         Convolutions of a plain encoder, or blocks of a residual one; the other of the two is None.
     n_conv_per_stage_decoder : tuple of int, length n_stages - 1
+    norm : str
+        What follows each convolution.
+    attention : str
+        Squeeze-and-excitation (``se``), or that and a gate for each voxel (``scse``), in the encoder.
+    deep_supervision : bool
+        Whether the loss looks at coarser decoder stages too.
     batch_dice : bool
         Dice of the loss over the batch as one volume, rather than sample by sample.
     normalization_schemes, use_mask_for_norm : tuple
@@ -91,6 +99,9 @@ class Configuration(Record, frozen=True, kw_only=True):
     n_conv_per_stage: tuple[AtLeastOne, ...] | None = None
     n_blocks_per_stage: tuple[AtLeastOne, ...] | None = None
     n_conv_per_stage_decoder: tuple[AtLeastOne, ...]
+    norm: Norm = "instance"
+    attention: Attention = "none"
+    deep_supervision: bool = True
     batch_dice: bool
     normalization_schemes: tuple[NormalizationScheme, ...]
     use_mask_for_norm: tuple[bool, ...]
@@ -106,7 +117,7 @@ class Configuration(Record, frozen=True, kw_only=True):
         Raises
         ------
         ValueError
-            Lengths disagree, or the patch can't be halved as often as the strides ask.
+            Lengths disagree, the patch can't be halved as often as the strides ask, or batch norm has no batch.
         """
         d = len(self.patch_size)
         n = self.n_stages
@@ -135,11 +146,17 @@ class Configuration(Record, frozen=True, kw_only=True):
             all(axis < d for axis in self.mirror_axes),
             f"mirror_axes {self.mirror_axes} are not axes of a {d}-dimensional patch",
         )
+        _require(self.norm != "batch" or self.batch_size > 1, "norm batch needs a batch_size of 2 or more, found 1")
 
     @property
     def residual(self) -> bool:
         """Whether the encoder is made of residual blocks."""
         return self.n_blocks_per_stage is not None
+
+    @property
+    def ties_samples(self) -> bool:
+        """Whether what a sample does to the weights depends on the others of its batch, by Dice or norm."""
+        return self.batch_dice or self.norm == "batch"
 
     @property
     def encoder_blocks(self) -> tuple[int, ...]:

@@ -1,18 +1,25 @@
 """Convolution, normalization and activation: what U-Net stages are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoseg.artifacts.plan import Attention, Norm
+
 LEAK = 0.01
 EPSILON = 1e-5
 CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 POOL: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+MOST_GROUPS = 8
+# Channels of the squeezed layer of an attention block: one in so many.
+SQUEEZE = 2
 
 
 class InstanceNorm(nn.Module):
@@ -42,8 +49,100 @@ class InstanceNorm(nn.Module):
         return functional.group_norm(x, x.shape[1], self.weight, self.bias, EPSILON)
 
 
+class GroupNorm(nn.Module):
+    """Each group of channels of each sample to mean 0 and variance 1, then scaled and shifted channel by channel.
+
+    Notes
+    -----
+    Wu and He 2018; with a single group it is layer norm (Ba et al. 2016) over channels and space.
+    """
+
+    def __init__(self, groups: int, channels: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (B, channels, *edges), kept."""
+        if x[0].numel() == self.groups:
+            # A single value is its own mean.
+            return x * 0 + self.bias.view(1, -1, *(1,) * (x.ndim - 2))
+        if x.device.type == "cpu" or x.dtype == self.weight.dtype:
+            return functional.group_norm(x, self.groups, self.weight, self.bias, EPSILON)
+        # Autocast would make float32 maps of it, twice as large; sums are float32 inside the kernel all the same.
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), EPSILON)
+
+
+def num_groups(channels: int) -> int:
+    """The most groups, up to 8, that divide the channels."""
+    return max(groups for groups in range(1, MOST_GROUPS + 1) if channels % groups == 0)
+
+
+NORMS: Mapping[Norm, Callable[[int, int], nn.Module]] = MappingProxyType(
+    {
+        "instance": lambda channels, _: InstanceNorm(channels),
+        "batch": lambda channels, dimensions: BATCH_NORM[dimensions](channels, eps=EPSILON),
+        "layer": lambda channels, _: GroupNorm(1, channels),
+        "group": lambda channels, _: GroupNorm(num_groups(channels), channels),
+    }
+)
+
+
+class SqueezeExcitation(nn.Module):
+    """Each channel times a gate between 0 and 1, which depends on the means of all channels.
+
+    Notes
+    -----
+    Hu et al. 2018, with half the channels in the squeezed layer, which Roy et al. 2018 found best for segmentation.
+    Leaky where theirs is a ReLU: means of a norm's outputs differ little, so that a unit that is off stays off.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = max(1, channels // SQUEEZE)
+        self.squeeze = nn.Linear(channels, squeezed)
+        self.excite = nn.Linear(squeezed, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (B, channels, *edges), kept."""
+        means = x.flatten(2).mean(2)
+        gate: Tensor = self.excite(functional.leaky_relu(self.squeeze(means), LEAK)).sigmoid()
+        return x * gate.to(x.dtype).view(*gate.shape, *(1,) * (x.ndim - 2))
+
+
+class SpatialChannelExcitation(nn.Module):
+    """The sum of the map gated channel by channel and the map gated voxel by voxel.
+
+    Notes
+    -----
+    scSE of Roy et al. 2018, in its first form, which adds the two.
+    """
+
+    def __init__(self, channels: int, dimensions: int) -> None:
+        super().__init__()
+        self.channel = SqueezeExcitation(channels)
+        self.voxel = Head(channels, 1, dimensions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (B, channels, *edges), kept."""
+        by_channel, by_voxel = self.channel(x), x * self.voxel(x).sigmoid().to(x.dtype)
+        y: Tensor = by_channel + by_voxel
+        return y
+
+
+ATTENTIONS: Mapping[Attention, Callable[[int, int], nn.Module]] = MappingProxyType(
+    {
+        "none": lambda _, __: nn.Identity(),
+        "se": lambda channels, _: SqueezeExcitation(channels),
+        "scse": SpatialChannelExcitation,
+    }
+)
+
+
 class ConvolutionBlock(nn.Module):
-    """Convolution, instance norm, leaky ReLU.
+    """Convolution, norm, leaky ReLU.
 
     Parameters
     ----------
@@ -51,13 +150,16 @@ class ConvolutionBlock(nn.Module):
         Channels.
     kernel, stride : sequence of int, length d
         The length says whether the block is 2D or 3D.
+    norm : str
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int]) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int], *, norm: Norm = "instance"
+    ) -> None:
         super().__init__()
         padding = tuple((edge - 1) // 2 for edge in kernel)
         self.convolution = CONVOLUTION[len(kernel)](inputs, outputs, tuple(kernel), tuple(stride), padding)
-        self.norm = InstanceNorm(outputs)
+        self.norm = NORMS[norm](outputs, len(kernel))
         self.activation = nn.LeakyReLU(LEAK, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,18 +188,30 @@ class ConvolutionBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """`count` blocks, the first of which takes the stride."""
+    """`count` blocks, the first of which takes the stride, then attention."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int], count: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        count: int,
+        *,
+        norm: Norm = "instance",
+        attention: Attention = "none",
+    ) -> None:
         super().__init__()
-        self.first = ConvolutionBlock(inputs, outputs, kernel, stride)
+        still = (1,) * len(kernel)
+        self.first = ConvolutionBlock(inputs, outputs, kernel, stride, norm=norm)
         self.rest = nn.Sequential(
-            *(ConvolutionBlock(outputs, outputs, kernel, (1,) * len(kernel)) for _ in range(count - 1))
+            *(ConvolutionBlock(outputs, outputs, kernel, still, norm=norm) for _ in range(count - 1))
         )
+        self.attention = ATTENTIONS[attention](outputs, len(kernel))
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """The stage on `x`, joined with `skip` along the channels where one is given."""
-        y: Tensor = self.rest(self.first(x) if skip is None else self.first.join(x, skip))
+        y: Tensor = self.attention(self.rest(self.first(x) if skip is None else self.first.join(x, skip)))
         return y
 
 
@@ -110,6 +224,8 @@ class ResidualBlock(nn.Module):
         Channels.
     kernel, stride : sequence of int, length d
         The first convolution takes the stride.
+    norm, attention : str
+        Attention comes last before the sum.
 
     Notes
     -----
@@ -117,16 +233,26 @@ class ResidualBlock(nn.Module):
     through a 1x1 convolution without bias and a norm (ResNet-D, He et al. 2019).
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int]) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        *,
+        norm: Norm = "instance",
+        attention: Attention = "none",
+    ) -> None:
         super().__init__()
         d = len(kernel)
-        self.first = ConvolutionBlock(inputs, outputs, kernel, stride)
+        self.first = ConvolutionBlock(inputs, outputs, kernel, stride, norm=norm)
         padding = tuple((edge - 1) // 2 for edge in kernel)
         self.convolution = CONVOLUTION[d](outputs, outputs, tuple(kernel), 1, padding)
-        self.norm = InstanceNorm(outputs)
+        self.norm = NORMS[norm](outputs, d)
+        self.attention = ATTENTIONS[attention](outputs, d)
         self.pool = POOL[d](tuple(stride), tuple(stride)) if max(stride) > 1 else nn.Identity()
         self.shortcut = (
-            nn.Sequential(CONVOLUTION[d](inputs, outputs, 1, bias=False), InstanceNorm(outputs))
+            nn.Sequential(CONVOLUTION[d](inputs, outputs, 1, bias=False), NORMS[norm](outputs, d))
             if inputs != outputs
             else nn.Identity()
         )
@@ -136,17 +262,30 @@ class ResidualBlock(nn.Module):
         """Shape (B, inputs, *edges) -> (B, outputs, *edges / stride)."""
         # On CPUs autocast pools volumes in float32, which must not spread along the additions of a whole stage.
         around = self.shortcut(self.pool(x).to(x.dtype))
-        y: Tensor = self.activation(self.norm(self.convolution(self.first(x))) + around)
+        y: Tensor = self.activation(self.attention(self.norm(self.convolution(self.first(x)))) + around)
         return y
 
 
 class ResidualStage(nn.Sequential):
     """`count` residual blocks, the first of which takes the stride."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int], count: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        count: int,
+        *,
+        norm: Norm = "instance",
+        attention: Attention = "none",
+    ) -> None:
+        first = ResidualBlock(inputs, outputs, kernel, stride, norm=norm, attention=attention)
         still = (1,) * len(kernel)
-        rest = (ResidualBlock(outputs, outputs, kernel, still) for _ in range(count - 1))
-        super().__init__(ResidualBlock(inputs, outputs, kernel, stride), *rest)
+        rest = (
+            ResidualBlock(outputs, outputs, kernel, still, norm=norm, attention=attention) for _ in range(count - 1)
+        )
+        super().__init__(first, *rest)
 
 
 class Upsample(nn.Module):

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from autoseg.artifacts.model import StepStyle
-from autoseg.artifacts.plan import Configuration, Plan
+from autoseg.artifacts.plan import Attention, Configuration, Plan
 
 FLOAT_BYTES = 4
 MASK_BYTES = 1
 MIXED = StepStyle(precision="bfloat16")
 INDEX_BYTES = 8
+# Channels of the squeezed layer of an attention block: one in so many, as in `autoseg.networks.blocks`.
+SQUEEZE = 2
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -217,7 +219,7 @@ def _put(tape: _Tape, node: _Node, made: _Map, *, passing_bytes: int = 0) -> _Ma
 
 
 def _normalize(tape: _Tape, x: _Map) -> _Map:
-    """Instance norm: it keeps its input, which the convolution before does not need any more."""
+    """A norm of any kind: it keeps its input, which the convolution before does not need any more."""
     size = _map_bytes(tape, x)
     return _put(tape, _Node((_source(x),), size, size, 2 * x.channels), x, passing_bytes=size)
 
@@ -240,7 +242,35 @@ def _block(tape: _Tape, x: _Map, channels: int, kernel: Sequence[int], stride: S
     return _activate(tape, _normalize(tape, _convolve(tape, x, channels, kernel, stride)))
 
 
-def _residual_block(tape: _Tape, x: _Map, channels: int, kernel: Sequence[int], stride: Sequence[int]) -> _Map:
+def _attend(tape: _Tape, x: _Map, attention: Attention) -> _Map:
+    """The attention blocks; values of which there is one a channel are left out.
+
+    Each holds one map more: its input, where that is not kept by an activation, else its output.
+    """
+    if attention == "none":
+        return x
+    size = _map_bytes(tape, x)
+    by_channel = _gate(tape, x, _squeeze_weights(x.channels), size)
+    if attention == "se":
+        return by_channel
+    by_voxel = _gate(tape, x, x.channels + 1, size // x.channels)
+    return _put(tape, _Node((_source(by_channel), _source(by_voxel)), size, hands_on=True), x, passing_bytes=2 * size)
+
+
+def _gate(tape: _Tape, x: _Map, weights: int, kept_bytes: int) -> _Map:
+    """The map times a gate made of it; on the way back the gate's gradient is the sum of a map."""
+    size = _map_bytes(tape, x)
+    return _put(tape, _Node((_source(x),), size, kept_bytes, weights, size), x, passing_bytes=size)
+
+
+def _squeeze_weights(channels: int) -> int:
+    squeezed = max(1, channels // SQUEEZE)
+    return squeezed * (channels + 1) + channels * (squeezed + 1)
+
+
+def _residual_block(
+    tape: _Tape, x: _Map, channels: int, kernel: Sequence[int], stride: Sequence[int], attention: Attention
+) -> _Map:
     """`ResidualBlock.forward`."""
     still = (1,) * len(kernel)
     around = x
@@ -255,7 +285,7 @@ def _residual_block(tape: _Tape, x: _Map, channels: int, kernel: Sequence[int], 
     if x.channels != channels:
         around = _normalize(tape, _convolve(tape, around, channels, still, still, bias=False))
     inner = _block(tape, x, channels, kernel, stride)
-    inner = _normalize(tape, _convolve(tape, inner, channels, kernel, still))
+    inner = _attend(tape, _normalize(tape, _convolve(tape, inner, channels, kernel, still)), attention)
     size = _map_bytes(tape, inner)
     node = _Node((_source(around), _source(inner)), size, hands_on=True)
     return _activate(tape, _put(tape, node, inner, passing_bytes=3 * size))
@@ -288,11 +318,16 @@ def _network(tape: _Tape, configuration: Configuration, num_channels: int, num_c
     if configuration.residual:
         x = _block(tape, x, features[0], kernels[0], still)
     skips = []
-    block = _residual_block if configuration.residual else _block
     stages = zip(features, kernels, configuration.strides, configuration.encoder_blocks, strict=True)
     for channels, kernel, stride, count in stages:
         for number in range(count):
-            x = block(tape, x, channels, kernel, still if number else stride)
+            step = still if number else stride
+            if configuration.residual:
+                x = _residual_block(tape, x, channels, kernel, step, configuration.attention)
+            else:
+                x = _block(tape, x, channels, kernel, step)
+        if not configuration.residual:
+            x = _attend(tape, x, configuration.attention)
         skips.append(x)
     levels = [] if len(features) > 1 else [x]
     for level in range(len(features) - 2, -1, -1):
@@ -301,6 +336,8 @@ def _network(tape: _Tape, configuration: Configuration, num_channels: int, num_c
         for _ in range(configuration.n_conv_per_stage_decoder[-1 - level] - 1):
             x = _block(tape, x, features[level], kernels[level], still)
         levels.append(x)
+    if not configuration.deep_supervision:
+        return [_head(tape, levels[-1], num_classes)]
     used = max(1, len(levels) - 1)
     tape.num_weights += sum(num_classes * (level.channels + 1) for level in levels[:-used])
     return [_head(tape, level, num_classes) for level in levels[: -used - 1 : -1]]

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from autoseg.artifacts.plan import Configuration
+from autoseg.artifacts.plan import Attention, Configuration, Norm
 from autoseg.networks.blocks import LEAK, ConvolutionBlock, Head, ResidualBlock, ResidualStage, Stage, Upsample
 
 
 class UNet(nn.Module):
-    """Encoder, decoder with skips, and one segmentation head for each decoder stage.
+    """Encoder, decoder with skips, and segmentation heads: one for each decoder stage, or for the finest.
 
     Parameters
     ----------
@@ -21,11 +21,17 @@ class UNet(nn.Module):
         One entry a stage.
     residual : bool
         `encoder_blocks` are residual blocks, behind a stem of one convolution, rather than convolutions.
+    norm : str
+        Behind each convolution.
+    attention : str
+        At the end of each stage of a plain encoder, of each block of a residual one.
+    deep_supervision : bool
+        False: there is a head for the finest decoder stage alone.
 
     Notes
     -----
     Ronneberger et al. 2015 in the form of Isensee et al. 2021: strided convolutions go down, transposed ones up,
-    instance norm and leaky ReLU (0.01) follow each convolution. Weights start as He normal, biases at zero. The
+    a norm and leaky ReLU (0.01) follow each convolution. Weights start as He normal, biases at zero. The
     residual encoder is that of Isensee et al., nnU-Net Revisited (MICCAI 2024); its blocks start as the identity.
     """
 
@@ -40,23 +46,27 @@ class UNet(nn.Module):
         encoder_blocks: Sequence[int],
         decoder_convolutions: Sequence[int],
         residual: bool,
+        norm: Norm = "instance",
+        attention: Attention = "none",
+        deep_supervision: bool = True,
     ) -> None:
         super().__init__()
         d = len(strides[0])
         self.strides = tuple(tuple(stride) for stride in strides)
-        self.stem = ConvolutionBlock(channels, features[0], kernels[0], (1,) * d) if residual else nn.Identity()
+        still = (1,) * d
+        self.stem = ConvolutionBlock(channels, features[0], kernels[0], still, norm=norm) if residual else nn.Identity()
         before = [features[0] if residual else channels, *features[:-1]]
         kind = ResidualStage if residual else Stage
         sizes = zip(before, features, kernels, strides, encoder_blocks, strict=True)
-        self.encoder = nn.ModuleList(kind(*size) for size in sizes)
+        self.encoder = nn.ModuleList(kind(*size, norm=norm, attention=attention) for size in sizes)
         # Decoder lists run from the coarsest level to the finest.
         levels = list(range(len(features) - 2, -1, -1))
         self.up = nn.ModuleList(Upsample(features[level + 1], features[level], strides[level + 1]) for level in levels)
         self.decoder = nn.ModuleList(
-            Stage(2 * features[level], features[level], kernels[level], (1,) * d, count)
+            Stage(2 * features[level], features[level], kernels[level], still, count, norm=norm)
             for level, count in zip(levels, decoder_convolutions, strict=True)
         )
-        head_levels = levels or [0]
+        head_levels = levels if levels and deep_supervision else [0]
         self.heads = nn.ModuleList(Head(features[level], classes, d) for level in head_levels)
         self.apply(_initialise)
 
@@ -76,8 +86,8 @@ class UNet(nn.Module):
         return logits
 
     def deep_logits(self, x: Tensor, num_levels: int) -> list[Tensor]:
-        """Logits of the finest decoder levels, the finest first."""
-        levels = self._features(x)
+        """Logits of the finest decoder levels that have heads, the finest first."""
+        levels = self._features(x)[-len(self.heads) :]
         pairs = list(zip(self.heads, levels, strict=True))[::-1]
         return [head(level) for head, level in pairs[:num_levels]]
 
@@ -98,11 +108,11 @@ class UNet(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Conv3d):
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, a=LEAK)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    if isinstance(module, ResidualBlock):
+    if isinstance(module, ResidualBlock) and isinstance(module.norm.weight, Tensor):
         nn.init.zeros_(module.norm.weight)
 
 
@@ -117,4 +127,7 @@ def build_network(configuration: Configuration, num_channels: int, num_classes: 
         encoder_blocks=configuration.encoder_blocks,
         decoder_convolutions=configuration.n_conv_per_stage_decoder,
         residual=configuration.residual,
+        norm=configuration.norm,
+        attention=configuration.attention,
+        deep_supervision=configuration.deep_supervision,
     )

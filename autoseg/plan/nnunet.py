@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from autoseg.artifacts.base import decode, digest, explain
 from autoseg.artifacts.fingerprint import Fingerprint
-from autoseg.artifacts.plan import Configuration, Plan, PresetName
-from autoseg.errors import ArtifactError
+from autoseg.artifacts.plan import Configuration, Norm, Plan, PresetName
+from autoseg.errors import ArtifactError, SettingError
 from autoseg.images.endings import KINDS
 from autoseg.plan.decide import RULES
 from autoseg.plan.mirroring import in_plane, mirror_axes
@@ -37,7 +37,11 @@ SCHEMES = {
 UNETS = "dynamic_network_architectures.architectures.unet"
 NETWORKS = {False: "PlainConvUNet", True: "ResidualEncoderUNet"}
 CONVOLUTIONS = {2: "torch.nn.modules.conv.Conv2d", 3: "torch.nn.modules.conv.Conv3d"}
-NORMS = {2: "torch.nn.modules.instancenorm.InstanceNorm2d", 3: "torch.nn.modules.instancenorm.InstanceNorm3d"}
+# By norm and number of axes; the others need more arguments than nnU-Net gives.
+NORMS: dict[Norm, dict[int, str]] = {
+    "instance": {d: f"torch.nn.modules.instancenorm.InstanceNorm{d}d" for d in (2, 3)},
+    "batch": {d: f"torch.nn.modules.batchnorm.BatchNorm{d}d" for d in (2, 3)},
+}
 # What autoseg's networks always have; a plan with anything else would be another network.
 FIXED = {
     "conv_bias": True,
@@ -68,10 +72,15 @@ def to_nnunet(plan: Plan, *, dataset_name: str, plans_name: str, file_ending: st
     file_ending : str
         Of the images, which says how nnU-Net reads them.
 
+    Raises
+    ------
+    SettingError
+        A network has a norm or attention that nnU-Net's plans can't name.
+
     Notes
     -----
-    The format is that of release 2.8.1. What nnU-Net's plans have no place for is lost: the training recipe, and the
-    axes that may be mirrored, of which nnU-Net mirrors all.
+    The format is that of release 2.8.1. What nnU-Net's plans have no place for is lost: the training recipe, deep
+    supervision, which nnU-Net always has, and the axes that may be mirrored, of which nnU-Net mirrors all.
     """
     flat = all(len(configuration.patch_size) == 2 for configuration in plan.configurations.values())
     statistics = {str(number): msgspec.to_builtins(each) for number, each in enumerate(plan.intensities)}
@@ -110,6 +119,15 @@ def _configuration_to(plan: Plan, name: str, plans_name: str) -> Json:
     if full is not None and before and replace(full, previous_stage=before) == configuration:
         # It shares the preprocessed data too.
         return {"inherits_from": "3d_fullres", "previous_stage": before}
+    for key, allowed in (("norm", tuple(NORMS)), ("attention", ("none",))):
+        if getattr(configuration, key) not in allowed:
+            raise SettingError(
+                "nnU-Net's plans can't express a network",
+                where=f"configurations.{name}.{key}",
+                found=getattr(configuration, key),
+                allowed=", ".join(allowed),
+                hint="set it with --set, or leave --write-nnunet out",
+            )
     d = len(configuration.patch_size)
     how = configuration.resampling
     functions: Json = {}
@@ -133,7 +151,7 @@ def _configuration_to(plan: Plan, name: str, plans_name: str) -> Json:
         "strides": configuration.strides,
         ENCODERS[configuration.residual]: configuration.encoder_blocks,
         "n_conv_per_stage_decoder": configuration.n_conv_per_stage_decoder,
-        "norm_op": NORMS[d],
+        "norm_op": NORMS[configuration.norm][d],
         **FIXED,
     }
     stages = {key: getattr(configuration, key) for key in STAGES if getattr(configuration, key)}
@@ -249,12 +267,13 @@ def _architecture(configuration: Json, where: str) -> Json:
         unknown = sorted(set(arguments) - {*FIXED, *SIZED, *ENCODERS.values(), "conv_op", "norm_op"})
         if unknown:
             raise _unknown(f"{where}, architecture.arch_kwargs", ", ".join(unknown), "none of these")
-        for key, allowed in {**FIXED, "conv_op": CONVOLUTIONS[d], "norm_op": NORMS[d]}.items():
+        for key, allowed in {**FIXED, "conv_op": CONVOLUTIONS[d]}.items():
             found = arguments.get(key, allowed)
-            if found != allowed and str(found).rpartition(".")[2] != str(allowed).rpartition(".")[2]:
+            if found != allowed and _last(found) != _last(allowed):
                 raise _unknown(f"{where}, architecture.arch_kwargs.{key}", found, allowed)
+        norm = _norm(arguments, d, where)
     else:
-        kind = configuration["UNet_class_name"]
+        kind, norm = configuration["UNet_class_name"], "instance"
         encoder = configuration["n_conv_per_stage_encoder"]
         base, most = configuration["UNet_base_num_features"], configuration["unet_max_num_features"]
         arguments = {
@@ -268,7 +287,20 @@ def _architecture(configuration: Json, where: str) -> Json:
     residual = {name: residual for residual, name in NETWORKS.items()}.get(kind)
     if residual is None:
         raise _unknown(f"{where}, network_class_name", kind, " or ".join(NETWORKS.values()))
-    return {"residual": residual, **arguments}
+    return {"residual": residual, "norm": norm, **arguments}
+
+
+def _norm(arguments: Json, d: int, where: str) -> Norm:
+    found = arguments.get("norm_op", NORMS["instance"][d])
+    for norm, names in NORMS.items():
+        if _last(found) == _last(names[d]):
+            return norm
+    raise _unknown(f"{where}, architecture.arch_kwargs.norm_op", found, " or ".join(each[d] for each in NORMS.values()))
+
+
+def _last(path: object) -> str:
+    """The name of a class, which older releases give with another path."""
+    return str(path).rpartition(".")[2]
 
 
 def _configuration_from(stated: Json, mirror: tuple[int, ...], where: str) -> Configuration:
@@ -296,6 +328,7 @@ def _configuration_from(stated: Json, mirror: tuple[int, ...], where: str) -> Co
         "n_stages": len(network["strides"]),
         encoder: network[encoder],
         "n_conv_per_stage_decoder": network["n_conv_per_stage_decoder"],
+        "norm": network["norm"],
         "normalization_schemes": [names[scheme] for scheme in stated["normalization_schemes"]],
         "mirror_axes": mirror if len(stated["patch_size"]) == 3 else in_plane(mirror),
         "resampling": how,

@@ -199,6 +199,8 @@ def train_step(state: TrainState, batch: Batch, course: Course) -> float:
     image, label = to_tensors(batch, course.configuration, course.device)
     state.network.train()
     state.optimizer.zero_grad(set_to_none=True)
+    # The running means of batch norm, which a step that is left out must not spoil.
+    before = [buffer.clone() for buffer in state.network.buffers()]
     total = 0.0
     parts = len(image) if course.apart else 1
     # Then the loss is the mean over the samples of all processes; else it is that of the whole batch already.
@@ -220,6 +222,8 @@ def train_step(state: TrainState, batch: Batch, course: Course) -> float:
     if norm.isfinite():
         state.failed_steps = []
     else:
+        for buffer, earlier in zip(state.network.buffers(), before, strict=True):
+            buffer.copy_(earlier)
         state.failed_steps = [*state.failed_steps, batch.cases]
         state.skipped_steps += 1
     return total
@@ -372,6 +376,7 @@ def _validate_patches(
         limit = max(1, min(limit, int(epoch.seconds * BUDGET_VALIDATION_SHARE / max(step_seconds / 3, 1e-9))))
     losses = []
     counts = torch.zeros(2, 1, dtype=torch.float64)
+    # As in prediction: batch norm goes by its running statistics, and learns nothing from these cases.
     state.network.eval()
     for _ in range(limit):
         image, label = to_tensors(next(batches), course.configuration, course.device)

@@ -1,9 +1,12 @@
 """How much memory a training step takes on a device: by doing one."""
 
+import contextlib
+import ctypes
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
@@ -26,6 +29,10 @@ from autoseg.train.step_style import candidates
 
 log = logging.getLogger(__name__)
 MEASURABLE = ("cpu", "cuda")
+# The first step makes the optimizer's momentum, the second has it from the start.
+STEPS_TO_PEAK = 2
+PROCESS = Path("/proc/self")
+KIB = 1024
 
 
 def free_bytes(device: torch.device) -> int:
@@ -73,7 +80,7 @@ def step_bytes(
     on_cpu = device.type == "cpu"
     predicted = {
         style: training_step_memory(configuration, num_channels, num_classes, style, on_cpu=on_cpu).peak_bytes
-        for style in candidates(device, samples_tied=configuration.batch_dice)
+        for style in candidates(device, samples_tied=configuration.ties_samples)
     }
     style, most = max(predicted.items(), key=lambda item: item[1])
     if on_cpu and most > limit_bytes:
@@ -119,6 +126,73 @@ def measure_step(
     changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
     running = np.cumsum([event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())])
     return before + int(running.max())
+
+
+class PeakWatch:
+    """The most memory that the first steps of a training take.
+
+    Parameters
+    ----------
+    state : TrainState
+        Its weights, and its momentum where the training goes on, are there already and count.
+    device : torch.device
+
+    Attributes
+    ----------
+    peak_bytes : int or None
+        Known after two steps; None where the device can't tell.
+
+    Notes
+    -----
+    On CUDA what torch's allocator gave out. On CPUs the most of this process that lay in main memory since the watch
+    began, above what did then: Linux keeps this figure, and lets it be set back. What was freed before goes back to the
+    system first, for steps would reuse it unseen. Not seen either is what loading takes in other processes.
+    """
+
+    def __init__(self, state: TrainState, device: torch.device) -> None:
+        self.device = device
+        self.peak_bytes: int | None = None
+        self._steps = 0
+        momentum = [each for values in state.optimizer.state.values() for each in values.values()]
+        held = [*state.network.parameters(), *(each for each in momentum if isinstance(each, torch.Tensor))]
+        self._held_bytes = sum(tensor.numel() * tensor.element_size() for tensor in held)
+        self._before: int | None = None
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = int(torch.cuda.memory_allocated(device))
+        elif device.type == "cpu" and _forget_peak():
+            self._before = _process_bytes("VmRSS")
+
+    def step(self) -> None:
+        """Count a step that was done."""
+        self._steps += 1
+        if self._steps != STEPS_TO_PEAK or self._before is None:
+            return
+        most = (
+            int(torch.cuda.max_memory_allocated(self.device)) if self.device.type == "cuda" else _process_bytes("VmHWM")
+        )
+        if most is not None:
+            self.peak_bytes = max(0, most - self._before) + self._held_bytes
+
+
+def _forget_peak() -> bool:
+    """Give freed memory back and let the kernel count this process's peak anew; False where it can't."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        (PROCESS / "clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _process_bytes(key: str) -> int | None:
+    """A size from what Linux says of this process."""
+    with contextlib.suppress(OSError):
+        for line in (PROCESS / "status").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * KIB
+    return None
 
 
 def _noise(configuration: Configuration, num_channels: int, num_classes: int) -> Batch:

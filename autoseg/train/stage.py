@@ -17,7 +17,7 @@ from autoseg import __version__
 from autoseg.artifacts.base import digest, read, write
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.labels import foreground, has_regions, ignored, values_of
-from autoseg.artifacts.model import EarlierEnd, StepStyle, TrainedModel
+from autoseg.artifacts.model import EarlierEnd, StepPeak, StepStyle, TrainedModel
 from autoseg.artifacts.overlay import differences
 from autoseg.artifacts.plan import Configuration, Plan, Training
 from autoseg.artifacts.preprocessed import PreprocessedCase
@@ -25,6 +25,7 @@ from autoseg.artifacts.splits import Fold
 from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
 from autoseg.machine import alone, available_cpus
+from autoseg.networks.cost import training_step_memory
 from autoseg.networks.device import keep_freed_memory
 from autoseg.networks.unet import UNet, build_network
 from autoseg.train.class_weights import resolve_class_weights
@@ -33,6 +34,7 @@ from autoseg.train.journal import Board, ProgressBar, append_metrics, draw_progr
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, EpochReport, progress_of, train, train_step
 from autoseg.train.losses import Objective, level_weights
+from autoseg.train.measure import PeakWatch
 from autoseg.train.optimizer import new_optimizer
 from autoseg.train.sampling import RareClasses, TrainingCase, weigh_rare_classes
 from autoseg.train.signals import stop_requested
@@ -223,8 +225,8 @@ def _run(
     check_beginning(ranks, state.iteration)
     whole_cases = None if case_dice is None else _whole_cases(task, records, manifest, case_dice)
     both = (training_cases, validation_cases)
-    _train(task, state, manifest, folder, both, batches, device, jobs, whole_cases, ranks)
-    return _finish(state, manifest, folder) if ranks.is_first else manifest
+    peak = _train(task, state, manifest, folder, both, batches, device, jobs, whole_cases, ranks)
+    return _finish(state, manifest, folder, peak) if ranks.is_first else manifest
 
 
 def _look_at_rate(recipe: Training) -> None:
@@ -235,12 +237,13 @@ def _look_at_rate(recipe: Training) -> None:
         )
 
 
-def _finish(state: TrainState, manifest: TrainedModel, folder: FoldFolder) -> TrainedModel:
+def _finish(state: TrainState, manifest: TrainedModel, folder: FoldFolder, peak: StepPeak | None) -> TrainedModel:
     """Write the weights, and that they are final."""
     save_weights(folder.weights, state.network)
     rates = [record["learning_rate"] for record in read_metrics(folder.metrics)]
     manifest = msgspec.structs.replace(
         manifest,
+        step_peak=peak,
         iterations=state.iteration,
         epochs=state.epoch,
         training_seconds=round(state.seconds, 3),
@@ -324,8 +327,8 @@ def _train(
     jobs: int,
     whole_cases: WholeCases | None,
     ranks: Ranks,
-) -> None:
-    """Run the loop with its loaders, bar and files."""
+) -> StepPeak | None:
+    """Run the loop with its loaders, bar and files; gives the memory of its first steps."""
     recipe = task.plan.training
     if ranks.is_first:
         rewind_metrics(folder.metrics, state.epoch)
@@ -358,13 +361,19 @@ def _train(
         if ranks.is_first:
             save_checkpoint(folder.checkpoint, folder.previous_checkpoint, state, manifest.inputs_sha256)
 
+    watch = PeakWatch(state, device)
+
+    def on_step(progress: float, loss: float) -> None:
+        watch.step()
+        bar.step(progress, loss)
+
     course = Course(
         configuration=manifest.configuration,
         objective=objective,
         recipe=recipe,
         device=device,
         step=manifest.step,
-        on_step=bar.step,
+        on_step=on_step,
         on_epoch=on_epoch,
         save=save,
         whole_cases=whole_cases,
@@ -380,6 +389,18 @@ def _train(
             board.close()
         training.close()
         validation.close()
+    # What is predicted is a step of the whole batch in one process.
+    if watch.peak_bytes is None or ranks.size > 1:
+        return None
+    configuration = manifest.configuration
+    predicted = training_step_memory(
+        configuration,
+        task.plan.num_inputs(configuration),
+        task.plan.num_classes,
+        manifest.step,
+        on_cpu=device.type == "cpu",
+    )
+    return StepPeak(predicted_bytes=predicted.peak_bytes, measured_bytes=watch.peak_bytes)
 
 
 def _num_workers(cases: Sequence[TrainingCase], device: torch.device, jobs: int) -> int:
@@ -463,7 +484,8 @@ def _measure_step(
         course = Course(configuration, objective, plan.training, device, style, _nothing, _nothing, _nothing)
         return train_step(state, batch, course)
 
-    style, seconds = choose_step(device, step, samples_tied=not objective.is_mean_over_samples, recipe=plan.training)
+    samples_tied = configuration.ties_samples or not objective.is_mean_over_samples
+    style, seconds = choose_step(device, step, samples_tied=samples_tied, recipe=plan.training)
     log.info("training in %s%s", describe_step(style), f"; measured, in seconds: {seconds}" if seconds else "")
     return style, seconds
 

@@ -28,7 +28,7 @@ def choose_step(
     step : callable
         Does a training step in the style given, on throw-away weights.
     samples_tied : bool
-        Whether the loss ties the samples of a batch together, by batch Dice or an ignore label.
+        Whether the samples of a batch depend on each other: by batch norm, batch Dice or an ignore label.
     recipe : Training
         What of the style is fixed.
 

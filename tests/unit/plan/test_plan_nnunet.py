@@ -3,6 +3,7 @@
 import json
 from contextlib import suppress
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from autoseg.artifacts.base import encode
 from autoseg.artifacts.plan import Plan, Resampling
-from autoseg.errors import ArtifactError
+from autoseg.errors import ArtifactError, SettingError
 from autoseg.plan.decide import Wishes, make_plan
 from autoseg.plan.nnunet import dataset_name, from_nnunet, to_nnunet
 
@@ -59,9 +60,34 @@ def test_edited_values_survive(fingerprint):
         resampling=Resampling(data_order=1, force_separate_z=True),
         normalization_schemes=("rgb_to_0_1",),
         use_mask_for_norm=(True,),
+        norm="batch",
     )
     plan = replace(plan, configurations={"3d_fullres": full})
     assert comparable(from_nnunet(exported(plan), fingerprint, "f")) == comparable(plan)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [("norm", "group", "instance, batch"), ("norm", "layer", "instance, batch"), ("attention", "se", "none")],
+)
+def test_a_network_that_nnunet_has_not_is_one_error(fingerprint, key, value, allowed):
+    plan = make_plan(fingerprint)
+    full = replace(plan.configurations["3d_fullres"], **{key: value})
+    with pytest.raises(SettingError, match=f"configurations.3d_fullres.{key}") as caught:
+        exported(replace(plan, configurations={"3d_fullres": full}))
+    assert allowed in str(caught.value)
+
+
+def test_names_of_norms_are_found_by_torch(fingerprint):
+    plan = make_plan(fingerprint)
+    for norm, name in (("instance", "InstanceNorm"), ("batch", "BatchNorm")):
+        made = {key: replace(each, norm=norm, batch_size=2) for key, each in plan.configurations.items()}
+        content = exported(replace(plan, configurations=made))
+        for key, d in (("2d", 2), ("3d_fullres", 3)):
+            stated = content["configurations"][key]["architecture"]["arch_kwargs"]["norm_op"]
+            module, _, found = stated.rpartition(".")
+            assert found == f"{name}{d}d"
+            assert hasattr(import_module(module), found)
 
 
 def test_what_nnunet_needs_beside_the_configurations(fingerprint):
@@ -131,7 +157,8 @@ FULL = ("configurations", "3d_fullres")
     [
         ((*FULL, "architecture", "network_class_name"), "a.b.PrimusNet", "PlainConvUNet or ResidualEncoderUNet"),
         ((*FULL, "architecture", "arch_kwargs", "dropout_op"), "torch.nn.Dropout3d", "dropout_op"),
-        ((*FULL, "architecture", "arch_kwargs", "norm_op"), "torch.nn.BatchNorm3d", "norm_op"),
+        ((*FULL, "architecture", "arch_kwargs", "norm_op"), "torch.nn.BatchNorm2d", "norm_op"),
+        ((*FULL, "architecture", "arch_kwargs", "norm_op"), "torch.nn.GroupNorm", "norm_op"),
         ((*FULL, "normalization_schemes"), ["HistogramNormalization"], "HistogramNormalization"),
         ((*FULL, "resampling_fn_data"), "resample_torch_fornnunet", "resampling_fn_data"),
         ((*FULL, "batch_size"), 0, "batch_size"),

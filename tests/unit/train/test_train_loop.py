@@ -23,7 +23,9 @@ from autoseg.artifacts.splits import Fold
 from autoseg.errors import ArtifactError, AutosegError, SettingError, Terminated
 from autoseg.layout import FoldFolder, Workspace
 from autoseg.machine import alone
+from autoseg.networks.cost import training_step_memory
 from autoseg.networks.unet import build_network
+from autoseg.predict.models import load_model
 from autoseg.preprocess.case import foreground_locations
 from autoseg.preprocess.store import LoadedCase
 from autoseg.train import loop, stage, state
@@ -440,6 +442,8 @@ def test_a_fold_leaves_its_files(task, cases, folder):
     assert model.settings == ("training.epochs=2",)
     assert model.num_parameters == sum(p.numel() for p in build_network(model.configuration, 1, 2).parameters())
     assert len(model.step_seconds) == 4
+    assert model.step_peak.predicted_bytes == training_step_memory(model.configuration, 1, 2, model.step).peak_bytes
+    assert model.step_peak.measured_bytes > 0
     assert sorted(file.name for file in folder.root.iterdir()) == [
         "checkpoint.pt",
         "manifest.json",
@@ -453,6 +457,18 @@ def test_a_fold_leaves_its_files(task, cases, folder):
     before = folder.weights.stat().st_mtime_ns
     assert run_stage(task, cases, folder) == model
     assert folder.weights.stat().st_mtime_ns == before
+
+
+def test_a_fold_with_batch_norm_steps_by_whole_batches_and_predicts_by_its_running_means(task, cases, folder):
+    configuration = msgspec.structs.replace(task.plan.configurations["3d_fullres"], norm="batch")
+    plan = msgspec.structs.replace(task.plan, configurations={"3d_fullres": configuration})
+    model = run_stage(replace(task, plan=plan), cases, folder)
+    assert not model.step.sample_by_sample
+    assert len(model.step_seconds) == 2
+    network = load_model(folder, CPU).network
+    assert not network.training
+    assert network.encoder[0].first.norm.running_mean.any()
+    assert int(network.encoder[0].first.norm.num_batches_tracked) == model.iterations
 
 
 def test_other_settings_are_refused_and_restart_throws_away(task, cases, folder):
