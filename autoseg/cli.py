@@ -263,6 +263,7 @@ def preprocess(
 @options.settings
 @options.workspace
 @options.device
+@options.devices
 @options.jobs
 @options.common
 def train(
@@ -277,45 +278,54 @@ def train(
     settings: tuple[str, ...],
     workspace: Path,
     device: str,
+    devices: list[str],
     jobs: int | None,
 ) -> None:
     """Train folds (0 1 2 3 4 or all), predict and score their validation cases.
 
     Reads plan.json and preprocessed/ (made where missing). Writes models/CONFIGURATION/fold_FOLD/. The same
-    command goes on where an earlier one stopped.
+    command goes on where an earlier one stopped. With torchrun several processes train each fold together.
     """
     from autoseg import console, pipeline
 
-    if epochs is not None and max_hours is not None:
-        message = "--epochs and --max-hours both say how long to train: give one of them"
-        raise click.UsageError(message)
     if restart and extend:
         message = "--restart throws away what --extend goes on with"
         raise click.UsageError(message)
-    extra = []
-    if epochs is not None:
-        # The plan may set a time, which would go before the number of epochs.
-        extra += [f"training.epochs={epochs}", "training.max_hours=null"]
-    if patience is not None:
-        extra.append(f"training.patience={patience}")
-    if max_hours is not None:
-        extra.append(f"training.max_hours={max_hours}")
-    if seed is not None:
-        extra.append(f"training.seed={seed}")
-    space = Workspace(workspace)
-    results = pipeline.train(
-        space,
-        options.folds(folds),
-        settings=(*settings, *extra),
-        configuration_name=configuration,
-        device_name=device,
-        jobs=options.count(jobs),
-        restart=restart,
-        extend=extend,
-    )
+    settings = (*settings, *options.recipe(epochs, max_hours, patience, seed))
+    space, chosen = Workspace(workspace), options.folds(folds)
+    failures: dict[int, str] = {}
+    if devices:
+        if "--device" in (arguments := options.again("devices", "jobs")):
+            message = "--devices takes the place of --device"
+            raise click.UsageError(message)
+        results, failures = pipeline.train_side_by_side(
+            space,
+            chosen,
+            devices,
+            arguments,
+            settings=settings,
+            configuration_name=configuration,
+            jobs=options.count(jobs),
+            restart=restart,
+            extend=extend,
+        )
+    else:
+        results = pipeline.train(
+            space,
+            chosen,
+            settings=settings,
+            configuration_name=configuration,
+            device_name=device,
+            jobs=options.count(jobs),
+            restart=restart,
+            extend=extend,
+        )
     for fold, evaluation in results.items():
         click.echo(f"fold {fold}: {console.summary_line(evaluation)}")
-    click.echo(f"-> {space.root / 'models'}")
+    if results:  # of several processes that train together only one has any
+        click.echo(f"-> {space.root / 'models'}")
+    if failures:
+        raise console.failed_folds(failures)
 
 
 @main.command()

@@ -1,11 +1,14 @@
 """What commands print: artifacts -> lines for a person."""
 
+from collections.abc import Mapping
+
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.splits import Splits
 from autoseg.datasets.found import some
 from autoseg.datasets.remarks import case_remarks
+from autoseg.errors import AutosegError
 from autoseg.networks.cost import planned_step_memory
 from autoseg.plan.mirroring import names_sides
 
@@ -87,6 +90,16 @@ def summary_line(evaluation: Evaluation) -> str:
     """Mean Dice and the Dice of each label in one line."""
     labels = ", ".join(f"{name} {_dice(scores.dice)}" for name, scores in evaluation.summary.labels.items())
     return f"mean Dice {_dice(evaluation.summary.mean.dice)} over {len(evaluation.cases)} cases ({labels})"
+
+
+def failed_folds(failures: Mapping[int, str]) -> AutosegError:
+    """What is raised when some folds were not trained, and why each."""
+    lines = (line for fold, why in failures.items() for line in f"fold {fold}: {why}".splitlines())
+    return AutosegError(
+        f"{len(failures)} fold{'s' * (len(failures) > 1)} failed",
+        found="\n           ".join(lines),
+        hint="the same command trains what is missing",
+    )
 
 
 def _dice(value: float | None) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from autoseg import log
 from autoseg.artifacts.dataset import Dataset, Repair
@@ -78,6 +79,41 @@ def device(command: F) -> F:
     return click.option(
         "--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
     )(command)
+
+
+def devices(command: F) -> F:
+    """Where folds are trained side by side."""
+
+    def parse(context: click.Context, _parameter: click.Parameter, text: str | None) -> list[str]:
+        named = names(text) or []
+        if text is not None and not named:
+            message = "name at least one device, e.g. 0,1,2,3"
+            raise click.BadParameter(message)
+        return [f"cuda:{name}" if name.isdecimal() else name for name in named]
+
+    return click.option(
+        "--devices",
+        metavar="0,1,...",
+        callback=parse,
+        help="Train folds side by side, one on each of these devices at a time.",
+    )(command)
+
+
+def again(*without: str) -> list[str]:
+    """The options that the command at hand was given, as arguments for another process."""
+    context = click.get_current_context()
+    given: list[str] = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if not isinstance(option, click.Option) or option.name in without or source is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params.get(option.name or "", True)  # --debug keeps its value to itself
+        if option.is_flag:
+            given.append((option.opts if value else option.secondary_opts)[0])
+        else:
+            for one in value if option.multiple else (value,):
+                given += [option.opts[-1], str(one)]
+    return given
 
 
 def settings(command: F) -> F:
@@ -168,6 +204,17 @@ def count(jobs: int | None) -> int:
     from autoseg.machine import available_cpus
 
     return jobs or available_cpus()
+
+
+def recipe(epochs: int | None, max_hours: float | None, patience: int | None, seed: int | None) -> list[str]:
+    """The settings that options of `train` are short for."""
+    if epochs is not None and max_hours is not None:
+        message = "--epochs and --max-hours both say how long to train: give one of them"
+        raise click.UsageError(message)
+    given = {"epochs": epochs, "max_hours": max_hours, "patience": patience, "seed": seed}
+    chosen = [f"training.{name}={value}" for name, value in given.items() if value is not None]
+    # The plan may set a time, which would go before the number of epochs.
+    return chosen if epochs is None else [*chosen, "training.max_hours=null"]
 
 
 def names(text: str | None) -> list[str] | None:

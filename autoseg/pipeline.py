@@ -24,6 +24,7 @@ from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.overlay import overlay
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
+from autoseg.artifacts.splits import Splits
 from autoseg.artifacts.stamp import case_stamp
 from autoseg.errors import ArtifactError, SettingError, nearest
 from autoseg.layout import CaseFiles, FoldFolder, Workspace
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from autoseg.predict.models import LoadedModel
     from autoseg.predict.stage import Options
     from autoseg.train.sampling import TrainingCase
+    from autoseg.train.stage import FoldTask
 
 log = logging.getLogger(__name__)
 PREFERRED = ("3d_fullres", "2d")
@@ -136,14 +138,150 @@ def train(
     extend : bool
         Train finished folds for longer.
 
+    Returns
+    -------
+    dict of int to Evaluation
+        By fold. Where a launcher started several processes that train each fold together, the first one predicts,
+        and the others return nothing.
+
     Raises
     ------
     SettingError
         A fold does not exist, or the configuration is the second stage of a cascade.
     """
-    from autoseg.datasets.splits import find_splits, keep_splits
     from autoseg.networks.device import choose_device
     from autoseg.train import stage
+    from autoseg.train.distributed import joined, launched
+
+    ranks = launched()
+    device = choose_device(ranks.device_name(device_name))
+    evaluations = {}
+    with joined(ranks, device):
+        with ranks.first_ahead():
+            dataset, tasks, records = _prepare(
+                workspace,
+                folds,
+                settings,
+                configuration_name,
+                jobs=jobs,
+                restart=restart,
+                extend=extend,
+                writes=ranks.is_first,
+            )
+        plan, name = tasks[0].plan, tasks[0].configuration_name
+        # Read when first asked for: a fold that is finished and scored needs none.
+        arrays = cache(partial(_training_cases, workspace, name, records, plan, ranks.local_size))
+        stored = {case: workspace.case(name, case) for case in records}
+        for task in tasks:
+            folder = workspace.fold(name, task.fold)
+            model = stage.run(
+                task,
+                records,
+                lambda cases: [arrays()[case] for case in cases],
+                folder,
+                device=device,
+                jobs=max(1, jobs // ranks.local_size),
+                restart=restart,
+                extend=extend,
+                case_dice=partial(_case_dice, dataset, records, stored, device),
+                ranks=ranks,
+            )
+            if ranks.is_first:
+                evaluations[task.fold] = _validate(dataset, records, stored, model, folder, device, jobs)
+    return evaluations
+
+
+def train_side_by_side(
+    workspace: Workspace,
+    folds: Sequence[int] | None,
+    devices: Sequence[str],
+    arguments: Sequence[str],
+    *,
+    settings: Sequence[str],
+    configuration_name: str | None,
+    jobs: int,
+    restart: bool = False,
+    extend: bool = False,
+) -> tuple[dict[int, Evaluation], dict[int, str]]:
+    """4 to 6 in a process for each fold, as many at a time as there are devices.
+
+    Parameters
+    ----------
+    folds : sequence of int or None
+        None: all.
+    devices : sequence of str
+    arguments : sequence of str
+        Of `autoseg train`, but for folds, device, jobs, and the share of the memory.
+
+    Returns
+    -------
+    dict of int to Evaluation
+        Of the folds that are trained and scored.
+    dict of int to str
+        Why the others failed.
+
+    Raises
+    ------
+    SettingError
+        As `train`; or several processes were launched to train one fold.
+    """
+    from autoseg.networks.device import choose_device
+    from autoseg.train.distributed import launched
+    from autoseg.train.side_by_side import run_folds
+
+    if launched().size > 1:
+        raise SettingError(
+            "folds side by side are started by a single process",
+            where="--devices",
+            hint="leave torchrun away, or leave --devices away to train one fold with all processes",
+        )
+    for device in devices:
+        choose_device(device)
+    _, tasks, _ = _prepare(workspace, folds, settings, configuration_name, jobs=jobs, restart=restart, extend=extend)
+    plan, name = tasks[0].plan, tasks[0].configuration_name
+    memory = plan.training.memory_share / len(devices)
+
+    def arguments_of(fold: int, device: str) -> list[str]:
+        shared = ["--jobs", str(max(1, jobs // len(devices))), "--set", f"training.memory_share={memory:g}"]
+        return ["train", str(fold), *arguments, "--device", device, *shared]
+
+    failures = run_folds([task.fold for task in tasks], devices, arguments_of)
+    trained = (task.fold for task in tasks if task.fold not in failures)
+    return {fold: read(workspace.fold(name, fold).evaluation, Evaluation) for fold in trained}, failures
+
+
+def _prepare(
+    workspace: Workspace,
+    folds: Sequence[int] | None,
+    settings: Sequence[str],
+    configuration_name: str | None,
+    *,
+    jobs: int,
+    restart: bool,
+    extend: bool,
+    writes: bool = True,
+) -> tuple[Dataset, list["FoldTask"], dict[str, PreprocessedCase]]:
+    """Everything before the first fold is trained: the folds are written down, and their cases preprocessed."""
+    from autoseg.datasets.splits import keep_splits
+    from autoseg.train import stage
+
+    dataset, splits, tasks = _fold_tasks(workspace, folds, settings, configuration_name)
+    plan, name = tasks[0].plan, tasks[0].configuration_name
+    if not restart:
+        # Before hours of work: the last fold may hold a training with other settings.
+        for task in tasks:
+            stage.find_earlier(task, workspace.fold(name, task.fold), extend=extend)
+    if writes:
+        keep_splits(splits, dataset, workspace)
+    return dataset, tasks, preprocess(workspace, dataset, plan, name, jobs=jobs)
+
+
+def _fold_tasks(
+    workspace: Workspace, folds: Sequence[int] | None, settings: Sequence[str], configuration_name: str | None
+) -> tuple[Dataset, Splits, list["FoldTask"]]:
+    """What is to be trained, as asked; nothing is written."""
+    from autoseg.datasets.splits import find_splits
+    from autoseg.train.stage import FoldTask
 
     dataset, plan = open_workspace(workspace, settings)
     name = choose_configuration(plan, configuration_name)
@@ -164,9 +302,8 @@ def train(
                 allowed=f"0 to {len(splits.folds) - 1}, or all",
                 hint="autoseg train 0",
             )
-    device = choose_device(device_name)
     tasks = [
-        stage.FoldTask(
+        FoldTask(
             plan=plan,
             settings=tuple(settings),
             configuration_name=name,
@@ -177,37 +314,13 @@ def train(
         )
         for fold in chosen
     ]
-    if not restart:
-        # Before hours of work: the last fold may hold a training with other settings.
-        for task in tasks:
-            stage.find_earlier(task, workspace.fold(name, task.fold), extend=extend)
-    keep_splits(splits, dataset, workspace)
-    records = preprocess(workspace, dataset, plan, name, jobs=jobs)
-    # Read when first asked for: a fold that is finished and scored needs none.
-    arrays = cache(partial(_training_cases, workspace, name, records, plan))
-    stored = {case: workspace.case(name, case) for case in records}
-    evaluations = {}
-    for task in tasks:
-        folder = workspace.fold(name, task.fold)
-        model = stage.run(
-            task,
-            records,
-            lambda cases: [arrays()[case] for case in cases],
-            folder,
-            device=device,
-            jobs=jobs,
-            restart=restart,
-            extend=extend,
-            case_dice=partial(_case_dice, dataset, records, stored, device),
-        )
-        evaluations[task.fold] = _validate(dataset, records, stored, model, folder, device, jobs)
-    return evaluations
+    return dataset, splits, tasks
 
 
 def _training_cases(
-    workspace: Workspace, configuration: str, records: Mapping[str, PreprocessedCase], plan: Plan
+    workspace: Workspace, configuration: str, records: Mapping[str, PreprocessedCase], plan: Plan, num_readers: int
 ) -> dict[str, "TrainingCase"]:
-    """The cases' arrays: in memory where all fit the plan's share of it, else read patch by patch."""
+    """The cases' arrays: in memory where all fit the plan's share of it for each process, else read patch by patch."""
     from math import prod
 
     from autoseg.machine import available_memory_bytes
@@ -216,7 +329,7 @@ def _training_cases(
 
     # float32 for each channel, int16 for the label.
     needed = sum(prod(record.placement.shape) * (4 * record.num_channels + 2) for record in records.values())
-    in_memory = needed <= plan.training.memory_share * available_memory_bytes()
+    in_memory = needed <= plan.training.memory_share * available_memory_bytes() / num_readers
     if not in_memory:
         log.info("the cases take %.1f GB: patches are read from disk", needed / 1e9)
     get = load_case if in_memory else open_case

@@ -115,6 +115,12 @@ class Augmented:
     other_labels: Tensor | None = None
     own_share: float = 1.0
 
+    def of(self, samples: range) -> "Augmented":
+        """Some of the samples."""
+        place = slice(samples.start, samples.stop)
+        other = None if self.other_labels is None else self.other_labels[place]
+        return Augmented(self.images[place], self.labels[place], other, self.own_share)
+
     def chunk(self, parts: int) -> "list[Augmented]":
         """The batch in parts, along its samples."""
         labels = self.labels.chunk(parts)

@@ -5,7 +5,7 @@ workers, or where a run was interrupted. Neutral values (1, 0, identity) stand f
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import ceil, cos, log, radians, sin
 from typing import Any
 
@@ -130,6 +130,28 @@ class Draws:
         turn[self.axes[sample], np.arange(d)] = np.where(self.mirrored[sample], -1.0, 1.0)
         mapping: NDArray[np.float64] = self.matrices[sample] @ turn
         return mapping
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a sample takes something from others of its batch."""
+        own = np.arange(len(self.pasted_from))
+        return bool(self.cut_mixed) or self.own_share < 1 or bool((self.pasted_from != own).any())
+
+    def of(self, samples: range) -> "Draws":
+        """Those of some samples that are not mixed with others; samples are numbered from 0 again."""
+
+        def part(value: Any) -> Any:  # noqa: ANN401 - the same kind
+            if isinstance(value, Bumps):
+                return Bumps(*(part(getattr(value, each.name)) for each in fields(value)))
+            if isinstance(value, dict):
+                return {new: value[old] for new, old in enumerate(samples) if old in value}
+            if isinstance(value, tuple):
+                return tuple(replace(box, sample=samples.index(box.sample)) for box in value if box.sample in samples)
+            return value[samples.start : samples.stop] if isinstance(value, np.ndarray) else value
+
+        alone = np.arange(len(samples))
+        mine = {each.name: part(getattr(self, each.name)) for each in fields(self)}
+        return Draws(**(mine | {"pasted_from": alone, "mixed_with": alone}))
 
     def source_edges(self, sample: int, patch: Sequence[int]) -> tuple[int, ...]:
         """Edges of the region that a sample's patch is taken from, in voxels; the patch's own if not moved."""

@@ -145,12 +145,12 @@ class ProgressBar:
     The bar counts per cent of the schedule, so its time left is right for runs by count and by time alike.
     """
 
-    def __init__(self, title: str, progress: float) -> None:
+    def __init__(self, title: str, progress: float, *, shown: bool = True) -> None:
         self._bar = tqdm(
             total=100.0,
             initial=round(100 * progress, 2),
             desc=title,
-            disable=not sys.stderr.isatty(),
+            disable=not (shown and sys.stderr.isatty()),
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
         self._loss: float | None = None

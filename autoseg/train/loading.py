@@ -31,6 +31,8 @@ class Batch:
     draws : Draws
     moved_values : tuple of int
         Label values that occur in the samples that are moved.
+    kept : range or None
+        The samples to train on, where others are there for being mixed with them alone; None: all.
     """
 
     cases: tuple[str, ...]
@@ -38,6 +40,7 @@ class Batch:
     labels: list[NDArray[np.int16]]
     draws: Draws
     moved_values: tuple[int, ...] = ()
+    kept: range | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ class BatchRecipe:
         Run, fold and stream: with the batch's number they seed its generator.
     augmentation : Augmentation or None
         None: none.
+    share : range or None
+        The samples that this process makes; None: all.
     rare : RareClasses or None
         Of the cases that batches are made of, in their order; None: all cases and classes are equally likely.
     """
@@ -62,6 +67,7 @@ class BatchRecipe:
     augmentation: Augmentation | None
     seeds: tuple[int, ...]
     rare: RareClasses | None = None
+    share: range | None = None
 
     @property
     def classic(self) -> Augmentation | None:
@@ -71,7 +77,7 @@ class BatchRecipe:
 
 
 def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) -> Batch:
-    """Batch `number`, the same whoever makes it and whenever."""
+    """Batch `number`, or a share of it; the same whoever makes it and whenever."""
     rng = np.random.default_rng((*recipe.seeds, number))
     patch = recipe.patch
     classic = recipe.classic
@@ -85,6 +91,10 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
     if recipe.rare is not None:
         picks[forced] = rng.choice(len(cases), size=forced.sum(), p=recipe.rare.case_probabilities)
     class_weights = None if recipe.rare is None else recipe.rare.class_weights
+    share = range(recipe.batch_size) if recipe.share is None else recipe.share
+    # These change samples together: other shares are needed too.
+    whole = classic is not None or draws.mixes
+    read = range(recipe.batch_size) if whole else share
     names, images, labels = [], [], []
     for i, pick in enumerate(picks):
         case = cases[int(pick)]
@@ -97,6 +107,8 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
             foreground=bool(forced[i]),
             class_weights=class_weights,
         )
+        if i not in read:  # its numbers had to be drawn all the same
+            continue
         source = draws.source_edges(i, patch) if classic is None else farthest_edges(classic, patch)
         edges = (1, *source) if flat else source
         start = [at - (wide - edge) // 2 for at, wide, edge in zip(corner, edges, patch_zyx, strict=True)]
@@ -108,8 +120,13 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
     if classic is not None:
         seed = int(rng.integers(2**32))
         images, labels = transform(images, labels, classic, patch, recipe.mirror_axes, seed)
+    if whole and not draws.mixes:
+        mine = slice(share.start, share.stop)
+        names, images, labels = names[mine], images[mine], labels[mine]
+    kept = share if draws.mixes and len(share) < recipe.batch_size else None
+    draws = draws if draws.mixes else draws.of(share)
     values = values_in([labels[i] for i in np.flatnonzero(draws.moved)])
-    return Batch(cases=tuple(names), images=images, labels=labels, draws=draws, moved_values=values)
+    return Batch(tuple(names), images, labels, draws, moved_values=values, kept=kept)
 
 
 def values_in(labels: Sequence[NDArray[np.int16]]) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import isfinite
 
@@ -17,6 +18,7 @@ from autoseg.errors import AutosegError
 from autoseg.networks.device import autocast, channels_last
 from autoseg.networks.unet import UNet
 from autoseg.train.augment import Augmented, augment, pack
+from autoseg.train.distributed import ALONE, Ranks, SharedNetwork
 from autoseg.train.loading import Batch, Batches
 from autoseg.train.losses import Objective, deep_loss, level_weights, overlap_counts
 from autoseg.train.patience import annealing, follow
@@ -91,6 +93,11 @@ class Course:
         Writes a checkpoint.
     whole_cases : WholeCases or None
         Validation cases that are predicted whole now and then.
+    ranks : Ranks
+        The processes that train together. Batches are then this one's shares, and the objective that of all, except
+        where gradients are taken of one sample after the other.
+    shared : SharedNetwork or None
+        The network as these processes share it.
     """
 
     configuration: Configuration
@@ -102,6 +109,13 @@ class Course:
     on_epoch: Callable[[EpochReport], None]
     save: Callable[[], None]
     whole_cases: WholeCases | None = None
+    ranks: Ranks = ALONE
+    shared: SharedNetwork | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether gradients are taken of one sample after the other."""
+        return self.step.sample_by_sample and self.objective.is_mean_over_samples
 
 
 def train(
@@ -115,7 +129,8 @@ def train(
     course : Course
     training, validation : Batches
     stopped : callable
-        Whether the user asked to stop; looked at between iterations, so that what is saved is never half a step.
+        Whether the user asked this process to stop; looked at between iterations, so that what is saved is never half
+        a step.
 
     Raises
     ------
@@ -128,8 +143,10 @@ def train(
     -----
     The learning rate falls with each iteration, not with each epoch as in nnU-Net: over 1000 epochs the two agree to
     0.1 % of the initial rate, and in a short training no epoch is spent at a rate that is too high.
+
+    Of several processes the first one's clock counts for all, so that they agree on every iteration.
     """
-    recipe = course.recipe
+    recipe, ranks = course.recipe, course.ranks
     last_save = time.monotonic()
     watch = _Watch(state)
     epoch = _EpochClock()
@@ -145,7 +162,7 @@ def train(
             waited = watch.count()
             loss = train_step(state, batch, course)
             _check_steps(state)
-            spent = waited + watch.count()
+            waited, spent, state.seconds = ranks.as_first(waited, waited + watch.count(), state.seconds)
             state.iteration += 1
             state.losses.append(loss)
             step_seconds = spent if step_seconds == 0 else 0.9 * step_seconds + 0.1 * spent
@@ -155,6 +172,7 @@ def train(
         if _epoch_is_over(state, recipe, epoch.seconds, progress):
             validated = _validate(state, course, validation, epoch, step_seconds, stopped)
             watch.count()
+            (state.seconds,) = ranks.as_first(state.seconds)
             if validated is not None:
                 progress = progress_of(state, recipe, step_seconds)
                 _end_epoch(state, course, epoch, validated, progress)
@@ -167,24 +185,34 @@ def train(
         # Pictures and checkpoints count against a time budget like everything else. They don't end the loop, so that
         # every run ends with a report and a checkpoint: at worst after one more step, at rate 0.
         watch.count()
-        if stopped():
+        (state.seconds,) = ranks.as_first(state.seconds)
+        if ranks.any(stopped()):
             course.save()
+            # A launcher ends all processes when one has ended: not before the checkpoint is written.
+            ranks.wait()
             raise KeyboardInterrupt
 
 
 def train_step(state: TrainState, batch: Batch, course: Course) -> float:
-    """One optimizer step on a batch; returns the loss."""
+    """One optimizer step on a batch, or on a share of one by each process; returns the loss of the batch."""
+    ranks = course.ranks
     augmented = to_tensors(batch, course)
     state.network.train()
     state.optimizer.zero_grad(set_to_none=True)
     # The running means of batch norm, which a step that is left out must not spoil.
     before = [buffer.clone() for buffer in state.network.buffers()]
     total = 0.0
-    parts = len(augmented.images) if course.step.sample_by_sample and course.objective.is_mean_over_samples else 1
-    for part in augmented.chunk(parts):
-        loss = step_loss(state.network, part, course)[0] / parts
-        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    parts = len(augmented.images) if course.apart else 1
+    # Then the loss is the mean over the samples of all processes; else it is that of the whole batch already.
+    samples = int(ranks.sum(torch.tensor(parts))) if course.apart else 1
+    for number, part in enumerate(augmented.chunk(parts), 1):
+        with course.shared.adding(number == parts) if course.shared else nullcontext():
+            loss = step_loss(state.network, part, course)[0] / samples
+            # The gradients of the processes are averaged, where they are to be added.
+            state.scaler.scale(loss * ranks.size).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
+    if course.apart:
+        total = float(ranks.sum(torch.tensor(total, dtype=torch.float64)))
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), course.recipe.gradient_clip)
     if norm.isfinite() or state.scaler.is_enabled():
@@ -229,11 +257,12 @@ def step_loss(network: UNet, batch: Augmented, course: Course) -> tuple[Tensor, 
     weights = level_weights(len(network.heads))
     image = channels_last(batch.images) if course.step.channels_last else batch.images
     with autocast(course.device, course.step.precision):
+        deep_logits = (course.shared or network).deep_logits
         if course.step.sample_by_sample:
-            each = [network.deep_logits(sample, len(weights)) for sample in image.chunk(len(image))]
+            each = [deep_logits(sample, len(weights)) for sample in image.chunk(len(image))]
             levels = [torch.cat(level) for level in zip(*each, strict=True)]
         else:
-            levels = network.deep_logits(image, len(weights))
+            levels = deep_logits(image, len(weights))
     loss = deep_loss(levels, batch.labels, weights, course.objective)
     if batch.other_labels is not None:
         other = deep_loss(levels, batch.other_labels, weights, course.objective)
@@ -252,13 +281,14 @@ def to_tensors(batch: Batch, course: Course) -> Augmented:
         batch.moved_values,
         pinned=device.type == "cuda",
     )
-    return augment(
+    augmented = augment(
         regions.to(device),
         batch.draws,
         configuration.patch_size,
         configuration.use_mask_for_norm,
         course.objective.ignore,
     )
+    return augmented if batch.kept is None else augmented.of(batch.kept)
 
 
 class _Watch:
@@ -346,7 +376,10 @@ def _validate(
         and progress_of(state, course.recipe, step_seconds) < 1  # after the last epoch every case is predicted
         and is_due(state.epoch, course.recipe, course.whole_cases, sample_seconds, epoch.seconds)
     ):
-        whole = predict_whole(state.network, course.whole_cases, stopped)
+        # The first process alone, while the others wait for what came of it.
+        whole = predict_whole(state.network, course.whole_cases, stopped) if course.ranks.is_first else {}
+        (left_off,) = course.ranks.as_first(whole is None)
+        whole = None if left_off else whole
     return None if whole is None else _Validated(losses, dice, whole)
 
 
@@ -367,8 +400,11 @@ def _validate_patches(
     for _ in range(limit):
         batch = to_tensors(next(batches), course)
         loss, levels = step_loss(state.network, batch, course)
+        if course.apart:
+            loss = course.ranks.mean(loss.cpu(), len(batch.images))
         losses.append(float(loss))
         counts = counts + overlap_counts(levels[0], batch.labels, course.objective)
+    counts = course.ranks.sum(counts)
     return losses, [float(2 * hit / size) if size else None for hit, size in counts.T] if limit else []
 
 

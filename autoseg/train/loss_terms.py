@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoseg.train.distributed import ALONE, Ranks
+
 # b: batch, k: classes or regions, zyx: space (any number of axes).
 SMOOTH = 1e-5
 # Below this distance from certainty, a power of it has the slope that it has there: at 0 that may be infinite.
@@ -39,7 +41,7 @@ class Answers(Protocol):
     def known(self) -> Tensor | None:
         """Where an entropy counts, in a shape that broadcasts to theirs; None: everywhere."""
 
-    def mean_entropy(self) -> Tensor:
+    def mean_entropy(self, ranks: Ranks) -> Tensor:
         """Mean of the entropies that count."""
 
     def entropies(self) -> Tensor:
@@ -70,11 +72,11 @@ class ClassAnswers:
         # As background, which has no overlap, what is unknown adds nothing to the true sizes.
         self.target_bzyx = target_bzyx if known_bzyx is None else target_bzyx.masked_fill(~known_bzyx, 0)
 
-    def mean_entropy(self) -> Tensor:
+    def mean_entropy(self, ranks: Ranks) -> Tensor:
         """Mean over the voxels that count; without a value for each of them in between, where all do."""
         if self.known is None:
-            return functional.nll_loss(self.log_p_bkzyx, self.target_bzyx)
-        return mean_where(self.entropies(), self.known)
+            return ranks.mean(functional.nll_loss(self.log_p_bkzyx, self.target_bzyx), len(self.target_bzyx))
+        return mean_where(self.entropies(), self.known, ranks)
 
     def entropies(self) -> Tensor:
         """Of each voxel, shape (B, *edges)."""
@@ -112,9 +114,9 @@ class RegionAnswers:
         self.logits_bkzyx = logits_bkzyx.float()
         self.truth_bkzyx = truth_bkzyx
 
-    def mean_entropy(self) -> Tensor:
+    def mean_entropy(self, ranks: Ranks) -> Tensor:
         """Mean over voxels and regions."""
-        return mean_where(self.entropies(), self.known)
+        return mean_where(self.entropies(), self.known, ranks)
 
     def entropies(self) -> Tensor:
         """Of each voxel and region, shape (B, K, *edges)."""
@@ -148,15 +150,15 @@ def focused(entropies: Tensor, gamma: float) -> Tensor:
     return doubt.clamp(min=LEAST_DOUBT) ** gamma * entropies
 
 
-def mean_where(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean of the values, or of some of them; 0 where there are none."""
+def mean_where(values: Tensor, mask: Tensor | None, ranks: Ranks = ALONE) -> Tensor:
+    """The mean of the values of all processes, or of some of them; 0 where there are none."""
     if mask is None:
-        return values.mean()
+        return ranks.mean(values.mean(), len(values))
     mask = mask.expand_as(values)
-    return values.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
+    return ranks.sum(values.masked_fill(~mask, 0).sum()) / ranks.sum(mask.sum()).clamp(min=1)
 
 
-def mean_of_largest(values: Tensor, share: float, mask: Tensor | None) -> Tensor:
+def mean_of_largest(values: Tensor, share: float, mask: Tensor | None, ranks: Ranks = ALONE) -> Tensor:
     """The mean of each sample's largest values, or of the largest of some of them; 0 where there are none.
 
     Parameters
@@ -166,6 +168,8 @@ def mean_of_largest(values: Tensor, share: float, mask: Tensor | None) -> Tensor
         How many of a sample's values count: this share of them, rounded, but at least one.
     mask : Tensor of bool, optional
         Broadcasts to the values.
+    ranks : Ranks, optional
+        The processes that hold some samples each.
     """
     kept = []
     for number, sample in enumerate(values):
@@ -173,10 +177,10 @@ def mean_of_largest(values: Tensor, share: float, mask: Tensor | None) -> Tensor
         most = min(len(chosen), max(1, round(share * len(chosen))))
         kept.append(chosen.topk(most, sorted=False).values)
     largest = torch.cat(kept)
-    return largest.sum() / max(1, len(largest))
+    return ranks.sum(largest.sum()) / ranks.sum(values.new_tensor(len(largest))).clamp(min=1)
 
 
-def mean_overlap(extents: Extents, alpha: float, beta: float, *, pooled: bool) -> Tensor:
+def mean_overlap(extents: Extents, alpha: float, beta: float, ranks: Ranks = ALONE, *, pooled: bool) -> Tensor:
     """Soft Tversky index, averaged over outputs and, where they are not pooled, samples; Dice with 0.5 and 0.5.
 
     Parameters
@@ -184,6 +188,8 @@ def mean_overlap(extents: Extents, alpha: float, beta: float, *, pooled: bool) -
     extents : Extents
     alpha, beta : float
         Weights of what is found wrongly and of what is missed.
+    ranks : Ranks, optional
+        The processes that hold some samples each.
     pooled : bool
         Take the batch as one volume.
 
@@ -194,6 +200,11 @@ def mean_overlap(extents: Extents, alpha: float, beta: float, *, pooled: bool) -
     overlap = 2 * extents.common_bk
     size = 2 * alpha * extents.predicted_bk + 2 * beta * extents.true_bk + (1 - alpha - beta) * overlap
     if pooled:
-        # Sums over the batch, and over processes where a batch is spread over several.
-        overlap, size = overlap.sum(0), size.sum(0)
-    return ((overlap + SMOOTH) / (size + SMOOTH)).mean()
+        # Both at once: a message takes its time, however short it is.
+        both = ranks.sum(torch.stack((overlap.sum(0), size.sum(0))))
+        return _ratio(both[0], both[1]).mean()
+    return ranks.mean(_ratio(overlap, size).mean(), len(overlap))
+
+
+def _ratio(overlap: Tensor, size: Tensor) -> Tensor:
+    return (overlap + SMOOTH) / (size + SMOOTH)

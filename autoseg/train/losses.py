@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from autoseg.artifacts.plan import LossName, Training
+from autoseg.train.distributed import ALONE, Ranks
 from autoseg.train.loss_terms import (
     Answers,
     ClassAnswers,
@@ -76,6 +77,8 @@ class Objective:
         Which loss, and its parameters.
     class_weights : tuple of float
         Of the cross-entropy, one an output; empty: 1 each.
+    ranks : Ranks
+        The processes that hold a share of the batch each; the loss is that of all.
     """
 
     batch_dice: bool
@@ -83,6 +86,7 @@ class Objective:
     ignore: int | None = None
     recipe: Training = field(default_factory=Training)
     class_weights: tuple[float, ...] = ()
+    ranks: Ranks = ALONE
 
     @property
     def is_mean_over_samples(self) -> bool:
@@ -120,7 +124,7 @@ class Objective:
             loss = loss + self._entropy(terms.entropy, answers)
         if terms.overlap is not None:
             alpha, beta = (0.5, 0.5) if terms.overlap == "dice" else (recipe.tversky_alpha, recipe.tversky_beta)
-            loss = loss - mean_overlap(answers.extents(), alpha, beta, pooled=self.batch_dice)
+            loss = loss - mean_overlap(answers.extents(), alpha, beta, self.ranks, pooled=self.batch_dice)
         return loss
 
     def _answers(self, logits_bkzyx: Tensor, target_bzyx: Tensor) -> Answers:
@@ -131,15 +135,15 @@ class Objective:
 
     def _entropy(self, kind: EntropyKind, answers: Answers) -> Tensor:
         if kind == "mean" and not self.class_weights:
-            return answers.mean_entropy()
+            return answers.mean_entropy(self.ranks)
         values = answers.entropies()
         if kind == "focal":
             values = focused(values, self.recipe.focal_gamma)
         if self.class_weights:
             values = answers.weighted(values, self.class_weights)
         if kind == "largest":
-            return mean_of_largest(values, self.recipe.topk_share, answers.known)
-        return mean_where(values, answers.known)
+            return mean_of_largest(values, self.recipe.topk_share, answers.known, self.ranks)
+        return mean_where(values, answers.known, self.ranks)
 
 
 def region_masks(target_bzyx: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:

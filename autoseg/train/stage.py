@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import prod
@@ -19,7 +20,7 @@ from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.labels import foreground, has_regions, ignored, values_of
 from autoseg.artifacts.model import EarlierEnd, StepPeak, StepStyle, TrainedModel
 from autoseg.artifacts.overlay import differences
-from autoseg.artifacts.plan import Configuration, Plan
+from autoseg.artifacts.plan import Configuration, Plan, Training
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.splits import Fold
 from autoseg.errors import ArtifactError, SettingError
@@ -29,10 +30,11 @@ from autoseg.networks.cost import training_step_memory
 from autoseg.networks.device import keep_freed_memory, suit, use_fast_kernels
 from autoseg.networks.unet import UNet, build_network
 from autoseg.train.class_weights import resolve_class_weights
+from autoseg.train.distributed import ALONE, Ranks, SharedNetwork, check_beginning, check_shares, with_shared_statistics
 from autoseg.train.journal import Board, ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, EpochReport, progress_of, train, train_step
-from autoseg.train.losses import Objective
+from autoseg.train.losses import Objective, level_weights
 from autoseg.train.measure import PeakWatch
 from autoseg.train.optimizer import new_optimizer
 from autoseg.train.sampling import RareClasses, TrainingCase, weigh_rare_classes
@@ -88,6 +90,7 @@ def run(
     restart: bool = False,
     extend: bool = False,
     case_dice: CaseDice | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainedModel:
     """Train a fold to the end of its schedule, from wherever an earlier run left it.
 
@@ -109,6 +112,8 @@ def run(
     case_dice : callable, optional
         Mean foreground Dice of a validation case, predicted whole by a network that is being trained as the manifest
         says.
+    ranks : Ranks
+        The processes that train this fold together; only the first writes.
 
     Returns
     -------
@@ -119,14 +124,17 @@ def run(
     ------
     SettingError
         The folder holds a training with other settings, or an unfinished one of other data; or another process
-        trains this fold.
+        trains this fold; or there are more processes than samples in a batch.
     ArtifactError
         A checkpoint can't be read, or there is none to extend from.
     """
-    with alone(folder.lock, "another process trains this fold"):
-        if restart and folder.root.exists():
+    check_shares(ranks, task.plan.configurations[task.configuration_name].batch_size, task.configuration_name)
+    # What the first decides stands in the manifest, which the others read.
+    lock = alone(folder.lock, "another process trains this fold") if ranks.is_first else nullcontext()
+    with ranks.first_ahead() as go_on, lock:
+        if restart and ranks.is_first and folder.root.exists():
             shutil.rmtree(folder.root)
-        return _run(task, records, cases, folder, device, jobs, extend=extend, case_dice=case_dice)
+        return _run(task, records, cases, folder, device, jobs, ranks, go_on, extend=extend, case_dice=case_dice)
 
 
 def _run(
@@ -136,6 +144,8 @@ def _run(
     folder: FoldFolder,
     device: torch.device,
     jobs: int,
+    ranks: Ranks,
+    go_on: Callable[[], None],
     *,
     extend: bool,
     case_dice: CaseDice | None,
@@ -165,19 +175,16 @@ def _run(
     if earlier is not None and done:
         log.info("fold %d is trained: %s", task.fold, folder.root)
         return earlier
-    num_threads = _use_threads(earlier, device)
+    num_threads = _use_threads(earlier, device, ranks)
     if device.type == "cpu":
         keep_freed_memory()
     configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
-    if recipe.optimizer == "adamw" and recipe.initial_learning_rate > HIGH_FOR_ADAMW:
-        log.warning(
-            "training.initial_learning_rate is %g: high for adamw, which is mostly used with 0.0001 to 0.001",
-            recipe.initial_learning_rate,
-        )
+    _look_at_rate(recipe)
     use_fast_kernels()
     # The weights' beginning depends on the seed and the fold alone.
     torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
     network = build_network(configuration, task.plan.num_inputs(configuration), task.plan.num_classes).to(device)
+    network = with_shared_statistics(network, ranks, device)
     training_cases, validation_cases = cases(task.cases.training), cases(task.cases.validation)
     batches = _batch_recipes(task, records)
     weights = _class_weights(task, records)
@@ -206,7 +213,9 @@ def _run(
         autoseg_version=__version__,
         torch_version=str(torch.__version__),
     )
-    write(path, manifest)
+    if ranks.is_first:
+        write(path, manifest)
+    go_on()
     state = TrainState(
         network=network,
         optimizer=new_optimizer(network, recipe),
@@ -214,10 +223,24 @@ def _run(
     )
     if earlier is not None:
         _resume(state, manifest, folder)
-    rewind_metrics(folder.metrics, state.epoch)
+    check_beginning(ranks, state.iteration)
     whole_cases = None if case_dice is None else _whole_cases(task, records, manifest, case_dice)
-    peak = _train(task, state, manifest, folder, (training_cases, validation_cases), batches, device, jobs, whole_cases)
-    save_weights(folder.weights, network)
+    both = (training_cases, validation_cases)
+    peak = _train(task, state, manifest, folder, both, batches, device, jobs, whole_cases, ranks)
+    return _finish(state, manifest, folder, peak) if ranks.is_first else manifest
+
+
+def _look_at_rate(recipe: Training) -> None:
+    if recipe.optimizer == "adamw" and recipe.initial_learning_rate > HIGH_FOR_ADAMW:
+        log.warning(
+            "training.initial_learning_rate is %g: high for adamw, which is mostly used with 0.0001 to 0.001",
+            recipe.initial_learning_rate,
+        )
+
+
+def _finish(state: TrainState, manifest: TrainedModel, folder: FoldFolder, peak: StepPeak | None) -> TrainedModel:
+    """Write the weights, and that they are final."""
+    save_weights(folder.weights, state.network)
     rates = [record["learning_rate"] for record in read_metrics(folder.metrics)]
     manifest = msgspec.structs.replace(
         manifest,
@@ -239,8 +262,10 @@ def _manifest_path(earlier: TrainedModel | None, folder: FoldFolder) -> Path:
     return folder.extension if extending else folder.manifest
 
 
-def _use_threads(earlier: TrainedModel | None, device: torch.device) -> int:
+def _use_threads(earlier: TrainedModel | None, device: torch.device, ranks: Ranks) -> int | None:
     """As many threads as the training began with, where sums depend on it; how many there are then."""
+    if ranks.size > 1:
+        return earlier.num_threads if earlier is not None else None
     wished = None if earlier is None or device.type != "cpu" else earlier.num_threads
     if wished is not None and wished != torch.get_num_threads():
         if wished <= available_cpus():
@@ -302,22 +327,40 @@ def _train(
     device: torch.device,
     jobs: int,
     whole_cases: WholeCases | None,
+    ranks: Ranks,
 ) -> StepPeak | None:
     """Run the loop with its loaders, bar and files; gives the memory of its first steps."""
     recipe = task.plan.training
+    if ranks.is_first:
+        rewind_metrics(folder.metrics, state.epoch)
     workers = _num_workers(cases[0], recipes[0], device, jobs)
-    training = Batches(cases[0], recipes[0], first=state.iteration, num_workers=workers)
+    share = ranks.share(manifest.configuration.batch_size)
+    training = Batches(cases[0], replace(recipes[0], share=share), first=state.iteration, num_workers=workers)
     validation = Batches(
-        cases[1], recipes[1], first=state.epoch * recipe.validation_iterations, num_workers=min(1, workers)
+        cases[1],
+        replace(recipes[1], share=share),
+        first=state.epoch * recipe.validation_iterations,
+        num_workers=min(1, workers),
     )
-    bar = ProgressBar(f"{task.configuration_name} fold {task.fold}", progress_of(state, recipe, 0.0))
-    board = Board(folder.tensorboard, read_metrics(folder.metrics))
+    title = f"{task.configuration_name} fold {task.fold}"
+    bar = ProgressBar(title, progress_of(state, recipe, 0.0), shown=ranks.is_first)
+    board = Board(folder.tensorboard, read_metrics(folder.metrics)) if ranks.is_first else None
+    objective = _objective(task.plan, manifest.configuration, manifest.class_weights)
+    if not (manifest.step.sample_by_sample and objective.is_mean_over_samples):
+        objective = replace(objective, ranks=ranks)
+    num_levels = len(level_weights(len(state.network.heads)))
 
     def on_epoch(report: EpochReport) -> None:
+        if board is None:
+            return
         append_metrics(folder.metrics, report)
         draw_progress(folder.progress, read_metrics(folder.metrics))
         board.add(asdict(report))
         bar.epoch(report)
+
+    def save() -> None:
+        if ranks.is_first:
+            save_checkpoint(folder.checkpoint, folder.previous_checkpoint, state, manifest.inputs_sha256)
 
     watch = PeakWatch(state, device)
 
@@ -327,24 +370,28 @@ def _train(
 
     course = Course(
         configuration=manifest.configuration,
-        objective=_objective(task.plan, manifest.configuration, manifest.class_weights),
+        objective=objective,
         recipe=recipe,
         device=device,
         step=manifest.step,
         on_step=on_step,
         on_epoch=on_epoch,
-        save=lambda: save_checkpoint(folder.checkpoint, folder.previous_checkpoint, state, manifest.inputs_sha256),
+        save=save,
         whole_cases=whole_cases,
+        ranks=ranks,
+        shared=SharedNetwork(state.network, device, num_levels) if ranks.size > 1 else None,
     )
     try:
         with stop_requested() as stopped:
             train(state, course, training, validation, stopped)
     finally:
         bar.close()
-        board.close()
+        if board is not None:
+            board.close()
         training.close()
         validation.close()
-    if watch.peak_bytes is None:
+    # What is predicted is a step of the whole batch in one process.
+    if watch.peak_bytes is None or ranks.size > 1:
         return None
     configuration = manifest.configuration
     predicted = training_step_memory(

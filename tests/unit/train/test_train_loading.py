@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.plan import Augmentation
@@ -15,6 +16,7 @@ from autoseg.errors import ArtifactError, AutosegError
 from autoseg.layout import Workspace
 from autoseg.preprocess.case import foreground_locations
 from autoseg.preprocess.store import LoadedCase, open_case, write_case
+from autoseg.train.augment import augment, pack
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.sampling import TrainingCase, weigh_rare_classes
 
@@ -238,3 +240,38 @@ def test_a_worker_that_ends_ends_the_run_within_seconds(how):
     with pytest.raises(AutosegError):
         next_of_broken(how, 2)
     assert time.monotonic() - start < 20
+
+
+def augmented(batch, recipe):
+    regions = pack(batch.images, batch.labels, batch.draws, recipe.patch, batch.moved_values)
+    made = augment(regions, batch.draws, recipe.patch, (False,), None)
+    return made if batch.kept is None else made.of(batch.kept)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        None,
+        Augmentation(),
+        Augmentation(strong=True, elastic_probability=1.0, cutout_probability=1.0),
+        Augmentation(mixup_probability=1.0),
+        Augmentation(cutmix_probability=1.0, copy_paste_probability=1.0),
+        Augmentation(backend="batchgenerators"),
+    ],
+    ids=["none", "default", "strong", "mixup", "cutmix and copy-paste", "batchgenerators"],
+)
+@pytest.mark.parametrize(("patch", "axes"), [((8, 8, 8), (0, 1, 2)), ((8, 8), (0, 1))], ids=["3d", "2d"])
+def test_shares_of_a_batch_are_its_parts(cases, patch, axes, augmentation):
+    recipe = replace(RECIPE, patch=patch, mirror_axes=axes, augmentation=augmentation)
+    for number in range(3):
+        whole = augmented(make_batch(cases, recipe, number), recipe)
+        for share in (range(1), range(1, 3)):
+            batch = make_batch(cases, replace(recipe, share=share), number)
+            part, expected = augmented(batch, recipe), whole.of(share)
+            torch.testing.assert_close(part.images, expected.images)
+            assert torch.equal(part.labels, expected.labels)
+            assert part.own_share == expected.own_share
+            assert (part.other_labels is None) == (expected.other_labels is None)
+            assert part.other_labels is None or torch.equal(part.other_labels, expected.other_labels)
+            # The others are read where they are mixed in, and only there.
+            assert len(batch.images) == (len(share) if batch.kept is None else recipe.batch_size)
