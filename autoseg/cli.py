@@ -254,6 +254,7 @@ def preprocess(
 @click.option("--max-hours", type=Finite(min=0, min_open=True), help="Fit the training to this time.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, batches and augmentation.")
 @click.option("--restart", is_flag=True, help="Throw an earlier training of these folds away.")
+@options.pretrained
 @options.configuration
 @options.settings
 @options.workspace
@@ -265,6 +266,7 @@ def train(
     max_hours: float | None,
     seed: int | None,
     restart: bool,
+    pretrained: Path | None,
     configuration: str | None,
     settings: tuple[str, ...],
     workspace: Path,
@@ -292,6 +294,7 @@ def train(
         device_name=device,
         jobs=options.count(jobs),
         restart=restart,
+        pretrained=pretrained,
     )
     for fold, evaluation in results.items():
         click.echo(f"fold {fold}: {console.summary_line(evaluation)}")

@@ -51,6 +51,12 @@ class FoldFolder:
         return self.validation / "evaluation.json"
 
 
+def folds_in(models: Path) -> dict[int, FoldFolder]:
+    """The folds that stand in a configuration's folder, by number."""
+    numbered = {path.name.removeprefix("fold_"): path for path in models.glob("fold_*")}
+    return {number: FoldFolder(numbered[str(number)]) for number in sorted(map(int, filter(str.isdecimal, numbered)))}
+
+
 @dataclass(frozen=True, slots=True)
 class CaseFiles:
     """The files of one preprocessed case."""

@@ -24,9 +24,10 @@ from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.overlay import overlay
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
+from autoseg.artifacts.splits import Fold, Splits
 from autoseg.artifacts.stamp import case_stamp
 from autoseg.errors import ArtifactError, SettingError, nearest
-from autoseg.layout import CaseFiles, FoldFolder, Workspace
+from autoseg.layout import CaseFiles, FoldFolder, Workspace, folds_in
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from autoseg.predict.case import Volume
     from autoseg.predict.models import LoadedModel
     from autoseg.predict.stage import Options
+    from autoseg.train.pretrained import PretrainedFold
     from autoseg.train.sampling import TrainingCase
+    from autoseg.train.stage import FoldTask
 
 log = logging.getLogger(__name__)
 PREFERRED = ("3d_fullres", "2d")
@@ -122,6 +125,7 @@ def train(
     device_name: str,
     jobs: int,
     restart: bool = False,
+    pretrained: Path | None = None,
 ) -> dict[int, Evaluation]:
     """4 to 6: train each fold, predict its validation cases, score them.
 
@@ -129,48 +133,21 @@ def train(
     ----------
     folds : sequence of int or None
         None: all.
+    pretrained : Path, optional
+        Whose weights each fold begins with; see `find_pretrained`.
 
     Raises
     ------
     SettingError
         A fold does not exist, or the configuration is the second stage of a cascade.
     """
-    from autoseg.datasets.splits import find_splits, keep_splits
+    from autoseg.datasets.splits import keep_splits
     from autoseg.networks.device import choose_device
     from autoseg.train import stage
 
-    dataset, plan = open_workspace(workspace, settings)
-    name = choose_configuration(plan, configuration_name)
-    if plan.configurations[name].previous_stage:
-        raise SettingError(
-            "the second stage of a cascade can be planned, but not trained yet",
-            where="--configuration",
-            found=name,
-            hint=f"train {plan.configurations[name].previous_stage} or 3d_fullres",
-        )
-    splits = find_splits(dataset, plan, workspace)
-    chosen = range(len(splits.folds)) if folds is None else folds
-    for fold in chosen:
-        if fold not in range(len(splits.folds)):
-            raise SettingError(
-                "there is no such fold",
-                found=fold,
-                allowed=f"0 to {len(splits.folds) - 1}, or all",
-                hint="autoseg train 0",
-            )
+    dataset, splits, tasks = _fold_tasks(workspace, folds, settings, configuration_name, pretrained)
+    plan, name = tasks[0].plan, tasks[0].configuration_name
     device = choose_device(device_name)
-    tasks = [
-        stage.FoldTask(
-            plan=plan,
-            settings=tuple(settings),
-            configuration_name=name,
-            fold=fold,
-            cases=splits.folds[fold],
-            naming=dataset.naming,
-            file_values=dataset.file_values,
-        )
-        for fold in chosen
-    ]
     if not restart:
         # Before hours of work: the last fold may hold a training with other settings.
         for task in tasks:
@@ -194,6 +171,79 @@ def train(
         )
         evaluations[task.fold] = _validate(dataset, records, stored, model, folder, device, jobs)
     return evaluations
+
+
+def _fold_tasks(
+    workspace: Workspace,
+    folds: Sequence[int] | None,
+    settings: Sequence[str],
+    configuration_name: str | None,
+    pretrained: Path | None,
+) -> tuple[Dataset, Splits, list["FoldTask"]]:
+    """What is to be trained, as asked; nothing is written."""
+    from autoseg.datasets.splits import find_splits
+    from autoseg.train.pretrained import find_pretrained
+    from autoseg.train.stage import FoldTask
+
+    dataset, plan = open_workspace(workspace, settings)
+    name = choose_configuration(plan, configuration_name)
+    if plan.configurations[name].previous_stage:
+        raise SettingError(
+            "the second stage of a cascade can be planned, but not trained yet",
+            where="--configuration",
+            found=name,
+            hint=f"train {plan.configurations[name].previous_stage} or 3d_fullres",
+        )
+    splits = find_splits(dataset, plan, workspace)
+    chosen = range(len(splits.folds)) if folds is None else folds
+    for fold in chosen:
+        if fold not in range(len(splits.folds)):
+            raise SettingError(
+                "there is no such fold",
+                found=fold,
+                allowed=f"0 to {len(splits.folds) - 1}, or all",
+                hint="autoseg train 0",
+            )
+    sources = {fold: None if pretrained is None else find_pretrained(pretrained, fold, plan, name) for fold in chosen}
+    for fold, source in sources.items():
+        if source:
+            _keep_source(source, workspace.fold(name, fold), splits.folds[fold])
+    tasks = [
+        FoldTask(
+            plan=plan,
+            settings=tuple(settings),
+            configuration_name=name,
+            fold=fold,
+            cases=splits.folds[fold],
+            naming=dataset.naming,
+            file_values=dataset.file_values,
+            pretrained=source,
+        )
+        for fold, source in sources.items()
+    ]
+    return dataset, splits, tasks
+
+
+def _keep_source(source: "PretrainedFold", folder: FoldFolder, cases: Fold) -> None:
+    """Look after the fold that another one begins with, and after what its scores will mean.
+
+    Raises
+    ------
+    SettingError
+        It is the fold that is to be trained.
+    """
+    if source.folder.root.resolve() == folder.root.resolve():
+        raise SettingError(
+            "a fold can't begin with its own weights", where=str(folder.root), hint="copy its folder and name the copy"
+        )
+    seen = sorted(set(source.manifest.cases.training) & set(cases.validation))
+    if seen:
+        log.warning(
+            "%d validation cases have the names of cases that the pretrained weights were trained on (%s): if they are "
+            "the same, their scores will be too good",
+            len(seen),
+            ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else ""),
+        )
 
 
 def _training_cases(
@@ -320,9 +370,7 @@ def _fold_folders(workspace: Workspace, configuration: str | None, folds: Sequen
     """The folds asked for, or every trained one; a model folder needs no plan beside it."""
     names = (configuration,) if configuration else PREFERRED
     for name in names:
-        paths = sorted(workspace.models(name).glob("fold_*"))
-        folders = [FoldFolder(path) for path in paths if path.name.removeprefix("fold_").isdecimal()]
-        trained = [folder for folder in folders if folder.weights.exists()]
+        trained = [folder for folder in folds_in(workspace.models(name)).values() if folder.weights.exists()]
         if trained:
             return trained if folds is None else [workspace.fold(name, fold) for fold in folds]
     raise SettingError(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from autoseg.artifacts.base import Artifact, Record
-from autoseg.artifacts.bounds import NonNegative
+from autoseg.artifacts.bounds import Count, NonNegative
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.labels import Value
 from autoseg.artifacts.plan import Configuration, Plan
@@ -30,6 +30,37 @@ class StepStyle(Record, frozen=True, kw_only=True):
     sample_by_sample: bool = False
 
 
+class CarriedOver(Record, frozen=True, kw_only=True):
+    """How many of a part's numbers were taken from a pretrained network, adapted, and left fresh."""
+
+    loaded: Count = 0
+    adapted: Count = 0
+    fresh: Count = 0
+
+
+class Pretrained(Record, frozen=True, kw_only=True):
+    """The weights that a training began with, where it did not begin from scratch.
+
+    Attributes
+    ----------
+    path : str
+        Folder of the fold they are of; where it was then.
+    weights_sha256 : str
+        Of the file with the weights.
+    channels : tuple of str or None
+        For each of the network's channels, the one there that it was taken from; None: the mean of all.
+    outputs : tuple of str or None
+        Likewise for each output; None: fresh.
+    parts : dict of str to CarriedOver
+    """
+
+    path: str
+    weights_sha256: str
+    channels: tuple[str | None, ...]
+    outputs: tuple[str | None, ...]
+    parts: dict[str, CarriedOver]
+
+
 class TrainedModel(Artifact, frozen=True, kw_only=True):
     """One fold's model; with weights.safetensors beside it, everything needed to predict.
 
@@ -51,6 +82,8 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
         How the dataset's files make a case, for grouping new inputs.
     file_values : tuple of int
         What is written for each of 0, 1, 2, ..., as in the dataset's label files; empty where it is the same.
+    pretrained : Pretrained or None
+        None: trained from scratch.
     step : StepStyle
     step_seconds : dict of str to float
         What was measured to choose it, seconds a step of a small batch.
@@ -70,6 +103,7 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     cases: Fold
     naming: Naming
     file_values: tuple[Value, ...] = ()
+    pretrained: Pretrained | None = None
     step: StepStyle
     step_seconds: dict[str, float]
     num_parameters: int
