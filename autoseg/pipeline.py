@@ -20,7 +20,7 @@ from autoseg.artifacts.base import digest, read
 from autoseg.artifacts.dataset import Case, Dataset, Repair
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.labels import all_values, ignored
-from autoseg.artifacts.model import TrainedModel
+from autoseg.artifacts.model import Pretrained, TrainedModel
 from autoseg.artifacts.overlay import overlay
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
@@ -145,7 +145,9 @@ def train(
     from autoseg.networks.device import choose_device
     from autoseg.train import stage
 
-    dataset, splits, tasks = _fold_tasks(workspace, folds, settings, configuration_name, pretrained)
+    dataset, splits, tasks = _fold_tasks(
+        workspace, folds, settings, configuration_name, pretrained=pretrained, anew=restart
+    )
     plan, name = tasks[0].plan, tasks[0].configuration_name
     device = choose_device(device_name)
     if not restart:
@@ -178,11 +180,12 @@ def _fold_tasks(
     folds: Sequence[int] | None,
     settings: Sequence[str],
     configuration_name: str | None,
+    *,
     pretrained: Path | None,
+    anew: bool,
 ) -> tuple[Dataset, Splits, list["FoldTask"]]:
-    """What is to be trained, as asked; nothing is written."""
+    """What is to be trained, as asked; nothing is written. Unless `anew`, with the weights it once began with."""
     from autoseg.datasets.splits import find_splits
-    from autoseg.train.pretrained import find_pretrained
     from autoseg.train.stage import FoldTask
 
     dataset, plan = open_workspace(workspace, settings)
@@ -204,10 +207,6 @@ def _fold_tasks(
                 allowed=f"0 to {len(splits.folds) - 1}, or all",
                 hint="autoseg train 0",
             )
-    sources = {fold: None if pretrained is None else find_pretrained(pretrained, fold, plan, name) for fold in chosen}
-    for fold, source in sources.items():
-        if source:
-            _keep_source(source, workspace.fold(name, fold), splits.folds[fold])
     tasks = [
         FoldTask(
             plan=plan,
@@ -217,21 +216,30 @@ def _fold_tasks(
             cases=splits.folds[fold],
             naming=dataset.naming,
             file_values=dataset.file_values,
-            pretrained=source,
+            pretrained=_origin(workspace, plan, name, fold, splits.folds[fold], pretrained, anew=anew),
         )
-        for fold, source in sources.items()
+        for fold in chosen
     ]
     return dataset, splits, tasks
 
 
-def _keep_source(source: "PretrainedFold", folder: FoldFolder, cases: Fold) -> None:
-    """Look after the fold that another one begins with, and after what its scores will mean.
+def _origin(
+    workspace: Workspace, plan: Plan, name: str, fold: int, cases: Fold, pretrained: Path | None, *, anew: bool
+) -> "PretrainedFold | Pretrained | None":
+    """The weights that a fold's training begins with, or began with.
 
     Raises
     ------
     SettingError
-        It is the fold that is to be trained.
+        They are the fold's own.
     """
+    from autoseg.datasets.found import some
+    from autoseg.train.pretrained import find_pretrained, recorded_in
+
+    folder = workspace.fold(name, fold)
+    if pretrained is None:
+        return None if anew else recorded_in(folder)
+    source = find_pretrained(pretrained, fold, plan, name)
     if source.folder.root.resolve() == folder.root.resolve():
         raise SettingError(
             "a fold can't begin with its own weights", where=str(folder.root), hint="copy its folder and name the copy"
@@ -242,8 +250,9 @@ def _keep_source(source: "PretrainedFold", folder: FoldFolder, cases: Fold) -> N
             "%d validation cases have the names of cases that the pretrained weights were trained on (%s): if they are "
             "the same, their scores will be too good",
             len(seen),
-            ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else ""),
+            some(seen),
         )
+    return source
 
 
 def _training_cases(

@@ -418,14 +418,20 @@ def open_fold(folder: FoldFolder) -> PretrainedFold:
         return PretrainedFold(folder, manifest, hashlib.file_digest(file, "sha256").hexdigest())
 
 
+def recorded_in(folder: FoldFolder) -> Pretrained | None:
+    """What an earlier run of a fold's training began with, if there was one and it did not begin from scratch."""
+    return read(folder.manifest, TrainedModel).pretrained if folder.manifest.exists() else None
+
+
+def other_beginning(then: Pretrained | None, now: PretrainedFold | Pretrained | None) -> list[str]:
+    """That a training began with other weights than it is to begin with, in words; nothing where they are the same."""
+    if (then and then.weights_sha256) == (now and now.weights_sha256):
+        return []
+    return [f"it began {f'with the weights of {then.path}' if then else 'from scratch'}, not with those asked for"]
+
+
 def begin(
-    network: UNet,
-    plan: Plan,
-    configuration_name: str,
-    source: PretrainedFold | None,
-    recorded: Pretrained | None,
-    *,
-    goes_on: bool,
+    network: UNet, plan: Plan, configuration_name: str, source: PretrainedFold | Pretrained | None
 ) -> Pretrained | None:
     """Give a network the weights that its training begins with.
 
@@ -433,12 +439,10 @@ def begin(
     ----------
     network : UNet
         Fresh; changed in place.
-    source : PretrainedFold or None
-        As asked.
-    recorded : Pretrained or None
-        By an earlier run of the same training.
-    goes_on : bool
-        There is a checkpoint, so nothing is to be loaded.
+    plan : Plan
+    configuration_name : str
+    source : PretrainedFold, Pretrained or None
+        As asked, or as recorded by an earlier run that left no checkpoint.
 
     Returns
     -------
@@ -450,18 +454,18 @@ def begin(
     SettingError
         The weights that were recorded are gone, or others stand in their place.
     """
-    if recorded is not None and goes_on:
-        return recorded
-    if source is None and recorded is not None:
-        source = _again(recorded)
     if source is None:
         return None
+    if isinstance(source, Pretrained):
+        source = _again(source)
     state, told, fates = _state(network, plan, configuration_name, source)
     network.load_state_dict(state)
     log.info("begins with the weights of %s", source.folder.root)
-    for line in (*table(told, ends_of(plan, configuration_name)), *(f"left fresh: {each}" for each in misfits(fates))):
-        log.info("%s", line)
-    for line in _remarks(source.manifest, plan, configuration_name):
+    for line in (
+        *table(told, ends_of(plan, configuration_name)),
+        *(f"left fresh: {each}" for each in misfits(fates)),
+        *(f"unlike the pretrained network: {each}" for each in _unlike(source.manifest, plan, configuration_name)),
+    ):
         log.info("%s", line)
     return told
 
@@ -549,7 +553,7 @@ def _check_dimensions(manifest: TrainedModel, plan: Plan, configuration_name: st
         )
 
 
-def _remarks(manifest: TrainedModel, plan: Plan, configuration_name: str) -> list[str]:
+def _unlike(manifest: TrainedModel, plan: Plan, configuration_name: str) -> list[str]:
     """In what the networks, or what they are shown, differ."""
     sides = ((manifest.plan, manifest.configuration_name), (plan, configuration_name))
     shared = set(manifest.plan.channel_names) & set(plan.channel_names)
@@ -561,4 +565,4 @@ def _remarks(manifest: TrainedModel, plan: Plan, configuration_name: str) -> lis
         schemes = dict(zip(each.channel_names, configuration.normalization_schemes, strict=True))
         kept["normalization"] = {channel: scheme for channel, scheme in schemes.items() if channel in shared}
         seen.append({**kept, "transpose_forward": each.transpose_forward})
-    return [f"unlike the pretrained network: {difference}" for difference in differences(*seen)]
+    return differences(*seen)

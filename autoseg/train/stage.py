@@ -24,12 +24,12 @@ from autoseg.errors import SettingError
 from autoseg.layout import FoldFolder
 from autoseg.machine import alone
 from autoseg.networks.device import keep_freed_memory
-from autoseg.networks.unet import UNet, build_network
+from autoseg.networks.unet import build_network
 from autoseg.train.journal import ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, EpochReport, progress_of, train, train_step
 from autoseg.train.losses import Objective
-from autoseg.train.pretrained import PretrainedFold, begin
+from autoseg.train.pretrained import PretrainedFold, begin, other_beginning
 from autoseg.train.sampling import TrainingCase
 from autoseg.train.signals import stop_requested
 from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint, save_weights
@@ -56,8 +56,8 @@ class FoldTask:
     naming : Naming
     file_values : tuple of int
         As the dataset's.
-    pretrained : PretrainedFold or None
-        Whose weights it begins with; None: as an earlier run of the same training, else fresh ones.
+    pretrained : PretrainedFold, Pretrained or None
+        The weights it begins with, as asked or as an earlier run recorded; None: fresh ones.
     """
 
     plan: Plan
@@ -67,7 +67,7 @@ class FoldTask:
     cases: Fold
     naming: Naming
     file_values: tuple[int, ...] = ()
-    pretrained: PretrainedFold | None = None
+    pretrained: PretrainedFold | Pretrained | None = None
 
 
 def run(
@@ -122,10 +122,10 @@ def _run(
     jobs: int,
 ) -> TrainedModel:
     """Train a fold that no other process trains."""
+    inputs = _inputs(task)
     # Of the arrays, not of the files they were made from: these may have been copied since.
     data = digest(*(records[name].arrays_sha256 for name in (*task.cases.training, *task.cases.validation)))
     earlier = find_earlier(task, folder)
-    inputs = _inputs(task, _origin(task, earlier))
     done = earlier is not None and earlier.finished and folder.weights.exists()
     if earlier is not None and earlier.data_sha256 != data:
         if not done:
@@ -146,9 +146,14 @@ def _run(
         keep_freed_memory()
     # Patches all have one size: cuDNN may search for the fastest kernels once.
     torch.backends.cudnn.benchmark = True
-    recipe = task.plan.training
-    network, pretrained = beginning(task, earlier, goes_on=earlier is not None and folder.checkpoint.exists())
-    network = network.to(device)
+    configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
+    # The weights' beginning depends on the seed and the fold alone.
+    torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
+    network = build_network(configuration, task.plan.num_inputs(configuration), task.plan.num_classes).to(device)
+    if earlier is not None and folder.checkpoint.exists():
+        pretrained = earlier.pretrained
+    else:
+        pretrained = begin(network, task.plan, task.configuration_name, task.pretrained)
     training_cases, validation_cases = cases(task.cases.training), cases(task.cases.validation)
     batches = _batch_recipes(task)
     if earlier is not None and torch.device(earlier.device).type == device.type:
@@ -196,26 +201,6 @@ def _run(
     )
     write(folder.manifest, manifest)
     return manifest
-
-
-def beginning(task: FoldTask, earlier: TrainedModel | None, *, goes_on: bool) -> tuple[UNet, Pretrained | None]:
-    """A task's network with the weights that training begins with, and where they are from.
-
-    Parameters
-    ----------
-    task : FoldTask
-    earlier : TrainedModel or None
-        Manifest of an earlier run.
-    goes_on : bool
-        It left a checkpoint, whose weights will take the place of these.
-    """
-    plan, name = task.plan, task.configuration_name
-    configuration = plan.configurations[name]
-    # Fresh weights depend on the seed and the fold alone.
-    torch.manual_seed(int(np.random.default_rng((plan.training.seed, task.fold)).integers(2**31)))
-    network = build_network(configuration, plan.num_inputs(configuration), plan.num_classes)
-    recorded = None if earlier is None else earlier.pretrained
-    return network, begin(network, plan, name, task.pretrained, recorded, goes_on=goes_on)
 
 
 def _train(
@@ -318,16 +303,11 @@ def _nothing(*_: object) -> None:
     """Report nothing."""
 
 
-def _inputs(task: FoldTask, origin: str | None) -> str:
-    """Hash of all that determines the weights; `origin` is that of the weights it begins with."""
+def _inputs(task: FoldTask) -> str:
+    """Hash of all that determines the weights."""
     determining = msgspec.json.encode(_determining(task.plan, task.configuration_name))
-    return digest(determining, task.cases, str(task.fold), *(() if origin is None else (origin,)))
-
-
-def _origin(task: FoldTask, earlier: TrainedModel | None) -> str | None:
-    """Hash of the weights that a task begins with; one that does not say goes on with what an earlier run began."""
-    begun = task.pretrained or (earlier and earlier.pretrained)
-    return begun.weights_sha256 if begun else None
+    origin = () if task.pretrained is None else (task.pretrained.weights_sha256,)
+    return digest(determining, task.cases, str(task.fold), *origin)
 
 
 def _with_todays_prediction(earlier: TrainedModel, task: FoldTask) -> TrainedModel:
@@ -375,15 +355,12 @@ def find_earlier(task: FoldTask, folder: FoldFolder) -> TrainedModel | None:
     if not folder.manifest.exists():
         return None
     earlier = read(folder.manifest, TrainedModel)
-    origin = _origin(task, earlier)
-    if earlier.inputs_sha256 != _inputs(task, origin):
+    if earlier.inputs_sha256 != _inputs(task):
         then, now = (_determining(plan, task.configuration_name) for plan in (earlier.plan, task.plan))
         changed = differences(then, now)
         if earlier.cases != task.cases:
             changed.insert(0, "the fold's cases changed")
-        if origin != (earlier.pretrained and earlier.pretrained.weights_sha256):
-            began = f"with the weights of {earlier.pretrained.path}" if earlier.pretrained else "from scratch"
-            changed.insert(0, f"it began {began}, --pretrained names others")
+        changed = [*other_beginning(earlier.pretrained, task.pretrained), *changed]
         raise SettingError(
             "this fold was trained with other settings, cases or a changed plan",
             where=str(folder.root),

@@ -35,6 +35,7 @@ from autoseg.train.pretrained import (
     find_pretrained,
     match,
     misfits,
+    recorded_in,
     sums,
     table,
 )
@@ -412,43 +413,53 @@ def test_a_run_goes_on_with_the_weights_it_began_with(task_of, run, folder, tmp_
     old = task_of()
     run(old, folder("old"))
     run(task_of(recipe={"epochs": 1, "iterations_per_epoch": 2}), folder("other"))
-    task = replace(old, pretrained=find(folder("old").root, old))
-    model = run(task, folder())
-    # Without the flag, and when the weights have gone elsewhere.
-    assert run(old, folder()) == model
+    model = run(replace(old, pretrained=find(folder("old").root, old)), folder())
+    again = replace(old, pretrained=recorded_in(folder()))
+    assert run(again, folder()) == model
+    # Even when they have gone elsewhere: there is a checkpoint.
     write(folder().manifest, msgspec.structs.replace(model, finished=False))
-    folder("old").root.rename(tmp_path / "elsewhere")
     weights = folder().weights.read_bytes()
-    assert run(old, folder()).pretrained == model.pretrained
+    folder("old").root.rename(tmp_path / "elsewhere")
+    assert run(again, folder()).pretrained == model.pretrained
     assert folder().weights.read_bytes() == weights
+    moved = replace(old, pretrained=find(tmp_path / "elsewhere", old))
+    assert run(moved, folder()).pretrained == model.pretrained
     with pytest.raises(SettingError, match="other settings") as caught:
         run(replace(old, pretrained=find(folder("other").root, old)), folder())
-    assert "--pretrained names others" in caught.value.found
-    # A fold trained from scratch does not take weights up either.
+    assert f"it began with the weights of {folder('old').root}, not" in caught.value.found
+
+
+def test_a_training_from_scratch_takes_no_weights_up(task_of, run, folder):
+    task = task_of()
+    run(task, folder("old"))
+    assert recorded_in(folder()) is None
+    run(task, folder())
+    assert recorded_in(folder()) is None
     with pytest.raises(SettingError, match="other settings") as caught:
-        run(replace(old, pretrained=find(folder().root, old)), folder("other"))
+        run(replace(task, pretrained=find(folder("old").root, task)), folder())
     assert "it began from scratch" in caught.value.found
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_loads_them_again(task_of, run, folder):
     old = task_of()
     run(old, folder("old"))
-    task = replace(old, pretrained=find(folder("old").root, old))
-    model = run(task, folder())
+    model = run(replace(old, pretrained=find(folder("old").root, old)), folder())
+    again = replace(old, pretrained=recorded_in(folder()))
     first = folder().weights.read_bytes()
-    folder().weights.unlink()
-    folder().checkpoint.unlink()
-    write(folder().manifest, msgspec.structs.replace(model, finished=False))
-    assert run(old, folder()).pretrained == model.pretrained
+
+    def forget():
+        folder().weights.unlink()
+        folder().checkpoint.unlink()
+        write(folder().manifest, msgspec.structs.replace(model, finished=False))
+
+    forget()
+    assert run(again, folder()).pretrained == model.pretrained
     assert folder().weights.read_bytes() == first
-    folder().weights.unlink()
-    folder().checkpoint.unlink()
+    forget()
     folder("old").weights.write_bytes(first)
     with pytest.raises(SettingError, match="are gone") as caught:
-        run(old, folder())
+        run(again, folder())
     assert "--pretrained" in caught.value.hint
-    # From scratch it is another training.
-    assert run(old, folder(), restart=True).pretrained is None
 
 
 def test_seeing_what_fits_leaves_fresh_weights_as_they_would_be(task_of, run, folder):
@@ -462,8 +473,8 @@ def test_seeing_what_fits_leaves_fresh_weights_as_they_would_be(task_of, run, fo
     assert torch.equal(torch.rand(1), expected)
     with torch.random.fork_rng(devices=[]):
         built = build_network(old.plan.configurations["3d_fullres"], 1, 2)
-    assert begin(built, old.plan, "3d_fullres", None, None, goes_on=False) is None
-    told = begin(built, old.plan, "3d_fullres", source, None, goes_on=False)
+    assert begin(built, old.plan, "3d_fullres", None) is None
+    told = begin(built, old.plan, "3d_fullres", source)
     assert {part.loaded for part in told.parts.values()} == {
         part.loaded + part.adapted + part.fresh for part in told.parts.values()
     }
