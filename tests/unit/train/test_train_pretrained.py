@@ -21,24 +21,22 @@ from autoseg.networks.unet import build_network
 from autoseg.preprocess.case import foreground_locations
 from autoseg.preprocess.store import LoadedCase
 from autoseg.train import stage
-from autoseg.train.journal import read_metrics
-from autoseg.train.pretrained import (
+from autoseg.train.carry_over import (
     Ends,
     adapt_input,
     adapt_output,
     axes_that_differ,
-    begin,
     carry_over,
     check_enough,
     counterparts,
     ends_of,
-    find_pretrained,
     match,
     misfits,
-    recorded_in,
     sums,
     table,
 )
+from autoseg.train.journal import read_metrics
+from autoseg.train.pretrained import begin, find_pretrained, recorded_in
 from autoseg.train.sampling import TrainingCase
 
 CPU = torch.device("cpu")
