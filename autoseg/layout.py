@@ -134,3 +134,7 @@ class Workspace:
     def fold(self, configuration: str, fold: int) -> FoldFolder:
         """Folder of one fold."""
         return FoldFolder(self.models(configuration) / f"fold_{fold}")
+
+    def rate_test(self, configuration: str, fold: int) -> Path:
+        """What the sweep of a fold's learning rate found; beside the fold's folder, with which it has nothing to do."""
+        return self.models(configuration) / f"lr_find_{fold}.json"

@@ -24,6 +24,7 @@ from autoseg.artifacts.model import Pretrained, TrainedModel
 from autoseg.artifacts.overlay import overlay
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
+from autoseg.artifacts.rate_test import RateTest
 from autoseg.artifacts.splits import Fold, Splits
 from autoseg.artifacts.stamp import case_stamp
 from autoseg.errors import ArtifactError, SettingError, nearest
@@ -173,6 +174,39 @@ def train(
         )
         evaluations[task.fold] = _validate(dataset, records, stored, model, folder, device, jobs)
     return evaluations
+
+
+def lr_find(
+    workspace: Workspace,
+    fold: int,
+    *,
+    settings: Sequence[str],
+    configuration_name: str | None,
+    device_name: str,
+    jobs: int,
+    iterations: int,
+    pretrained: Path | None = None,
+) -> RateTest:
+    """4, for a minute: sweep a fold's learning rate on weights that are thrown away."""
+    from autoseg.networks.device import choose_device
+    from autoseg.train import lr_find
+
+    # Of a training that may be there, nothing counts.
+    dataset, _, (task,) = _fold_tasks(workspace, [fold], settings, configuration_name, pretrained=pretrained, anew=True)
+    plan, name = task.plan, task.configuration_name
+    device = choose_device(device_name)
+    records = preprocess(workspace, dataset, plan, name, jobs=jobs)
+    arrays = cache(partial(_training_cases, workspace, name, records, plan))
+    return lr_find.run(
+        task,
+        records,
+        lambda cases: [arrays()[case] for case in cases],
+        workspace.fold(name, fold),
+        workspace.rate_test(name, fold),
+        device=device,
+        jobs=jobs,
+        iterations=iterations,
+    )
 
 
 def _fold_tasks(

@@ -368,3 +368,75 @@ def find_earlier(task: FoldTask, folder: FoldFolder) -> TrainedModel | None:
             hint="use the same settings to go on, or --restart to throw that training away",
         )
     return earlier
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """Everything for steps like those of a training, on weights that are thrown away.
+
+    Attributes
+    ----------
+    pretrained : Pretrained or None
+        What the weights began with; None: fresh ones.
+    """
+
+    state: TrainState
+    course: Course
+    batches: Batches
+    pretrained: Pretrained | None
+
+
+def rehearse(
+    task: FoldTask,
+    cases: Sequence[TrainingCase],
+    style: StepStyle | None,
+    on_step: Callable[[float, float], None],
+    *,
+    device: torch.device,
+    jobs: int,
+) -> Rehearsal:
+    """A fold's training as it is when it begins: the same weights, batches and steps; nothing is written.
+
+    Parameters
+    ----------
+    task : FoldTask
+    cases : sequence of TrainingCase
+        To train on.
+    style : StepStyle or None
+        None: the fastest is measured.
+    on_step : callable
+        Called after each step with the share done and the loss.
+    device : torch.device
+    jobs : int
+        Most worker processes for loading.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    torch.backends.cudnn.benchmark = True
+    plan, recipe = task.plan, task.plan.training
+    configuration = plan.configurations[task.configuration_name]
+    torch.manual_seed(int(np.random.default_rng((recipe.seed, task.fold)).integers(2**31)))
+    network = build_network(configuration, plan.num_inputs(configuration), plan.num_classes).to(device)
+    pretrained = begin(network, plan, task.configuration_name, task.pretrained)
+    batches = _batch_recipes(task)[0]
+    if style is None:
+        style, _ = _measure_step(task, cases, batches, device)
+    return Rehearsal(
+        state=TrainState(
+            network=network,
+            optimizer=new_optimizer(network, recipe),
+            scaler=torch.amp.GradScaler(device.type, enabled=style.precision == "float16"),
+        ),
+        course=Course(
+            configuration=configuration,
+            objective=_objective(plan, configuration),
+            recipe=recipe,
+            device=device,
+            step=style,
+            on_step=on_step,
+            on_epoch=_nothing,
+            save=_nothing,
+        ),
+        batches=Batches(cases, batches, first=0, num_workers=_num_workers(cases, device, jobs)),
+        pretrained=pretrained,
+    )

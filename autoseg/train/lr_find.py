@@ -1,0 +1,279 @@
+"""Learning-rate range test: a fold's task -> losses over rising rates, and the rate that they suggest."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autoseg import __version__
+from autoseg.artifacts.base import atomic_path, digest, read_if_whole, write
+from autoseg.artifacts.model import StepStyle, TrainedModel
+from autoseg.artifacts.preprocessed import PreprocessedCase
+from autoseg.artifacts.rate_test import RatePoint, RateTest
+from autoseg.layout import FoldFolder
+from autoseg.train import stage
+from autoseg.train.journal import ProgressBar
+from autoseg.train.loading import Batches
+from autoseg.train.loop import Course, train_step
+from autoseg.train.sampling import TrainingCase
+from autoseg.train.state import TrainState
+
+log = logging.getLogger(__name__)
+FIRST_RATE, LAST_RATE = 1e-5, 1.0
+# Of the smoothing, in powers of ten of the rate.
+BANDWIDTH = 0.2
+# A median over so many losses forgives a single odd batch.
+MEDIAN_OF = 5
+# How far above its beginning the loss must rise for the sweep to end, at least.
+LEAST_RISE = 0.5
+# The least fall that is no accident, in standard deviations of single losses.
+LEAST_FALL = 1.0
+
+
+def run(
+    task: stage.FoldTask,
+    records: Mapping[str, PreprocessedCase],
+    cases: Callable[[Sequence[str]], Sequence[TrainingCase]],
+    folder: FoldFolder,
+    out: Path,
+    *,
+    device: torch.device,
+    jobs: int,
+    iterations: int,
+) -> RateTest:
+    """Sweep the learning rate over a fold's own batches, by its own steps, from the weights that it would begin with.
+
+    Parameters
+    ----------
+    task : FoldTask
+    records : mapping of str to PreprocessedCase
+    cases : callable
+        Gives the cases of these names; called only if there is something to do.
+    folder : FoldFolder
+        Of the fold; only read.
+    out : Path
+        The JSON file; the picture is written beside it.
+    device : torch.device
+    jobs : int
+        Most worker processes for loading.
+    iterations : int
+        Steps from the first rate to the last.
+
+    Returns
+    -------
+    RateTest
+        At once if there is one of the same.
+    """
+    plan, name = task.plan, task.configuration_name
+    origin = "" if task.pretrained is None else task.pretrained.weights_sha256
+    inputs = digest(plan, name, task.cases, str(task.fold), origin, str(iterations))
+    data = digest(*(records[case].arrays_sha256 for case in task.cases.training))
+    picture = out.with_suffix(".png")
+    earlier = read_if_whole(out, RateTest)
+    if earlier is not None and picture.exists() and (earlier.inputs_sha256, earlier.data_sha256) == (inputs, data):
+        log.info("the test is done: %s", out)
+        return earlier
+    rates = sweep_rates(iterations)
+    bar = ProgressBar(f"{name} fold {task.fold}", 0.0)
+    try:
+        made = stage.rehearse(
+            task, cases(task.cases.training), _known_style(folder, earlier, device), bar.step, device=device, jobs=jobs
+        )
+        try:
+            points, ended_early = sweep(made.state, made.course, made.batches, rates)
+        finally:
+            made.batches.close()
+    finally:
+        bar.close()
+    swept, losses = [rate for rate, _ in points], [loss for _, loss in points]
+    proposed, lowest = propose(swept, losses)
+    test = RateTest(
+        inputs_sha256=inputs,
+        data_sha256=data,
+        configuration_name=task.configuration_name,
+        fold=task.fold,
+        settings=task.settings,
+        seed=task.plan.training.seed,
+        pretrained=made.pretrained,
+        step=made.course.step,
+        device=str(device),
+        iterations=iterations,
+        points=tuple(
+            RatePoint(learning_rate=rate, loss=loss, smoothed=float(level))
+            for rate, loss, level in zip(swept, losses, smooth(swept, losses), strict=True)
+        ),
+        exploded=ended_early,
+        lowest_rate=lowest,
+        proposed_rate=proposed,
+        autoseg_version=__version__,
+        torch_version=str(torch.__version__),
+    )
+    draw(picture, test)
+    write(out, test)
+    return test
+
+
+def _known_style(folder: FoldFolder, earlier: RateTest | None, device: torch.device) -> StepStyle | None:
+    """The way to compute a step that the fold's training chose, or an earlier test: the same numbers each time."""
+    training = read_if_whole(folder.manifest, TrainedModel)
+    for known in (training, earlier):
+        if known is not None and torch.device(known.device).type == device.type:
+            return known.step
+    return None
+
+
+def sweep_rates(iterations: int) -> list[float]:
+    """Rates from the first to the last, each the same factor above the one before."""
+    return [float(rate) for rate in np.geomspace(FIRST_RATE, LAST_RATE, iterations)]
+
+
+def sweep(
+    state: TrainState, course: Course, batches: Batches, rates: Sequence[float]
+) -> tuple[list[tuple[float, float]], bool]:
+    """Take a step at each rate, until the loss explodes.
+
+    Parameters
+    ----------
+    state : TrainState
+        Changed in place, to be thrown away.
+    course : Course
+        Told of each step.
+    batches : Batches
+    rates : sequence of float
+
+    Returns
+    -------
+    points : list of (float, float)
+        Rate of a step, and loss of the batch after it.
+    exploded : bool
+    """
+    losses: list[float] = []
+    ended = False
+    # The last step is taken for the loss before it.
+    for rate in (*rates, rates[-1]):
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        loss = train_step(state, next(batches), course)
+        if not isfinite(loss):
+            ended = True
+            break
+        losses.append(loss)
+        course.on_step(len(losses) / (len(rates) + 1), loss)
+        if exploded(losses):
+            ended = True
+            break
+    return list(zip(rates, losses[1:], strict=False)), ended
+
+
+def exploded(losses: Sequence[float]) -> bool:
+    """Whether losses rose above where they began by as much as they had fallen before, and by no less than 0.5.
+
+    Notes
+    -----
+    Measured by medians of five. A multiple of the lowest loss, as others have it, says nothing here: with Dice in it,
+    the loss goes through zero.
+    """
+    if len(losses) < 3 * MEDIAN_OF:
+        return False
+    middle = running_median(losses)
+    start = float(np.median(losses[:MEDIAN_OF]))
+    return float(np.median(losses[-MEDIAN_OF:])) > start + max(LEAST_RISE, start - float(middle.min()))
+
+
+def running_median(values: Sequence[float]) -> NDArray[np.float64]:
+    """Median of each value and its neighbours, two to each side; fewer at the ends, as many to the left as right."""
+    n, reach = len(values), MEDIAN_OF // 2
+    widths = [min(reach, i, n - 1 - i) for i in range(n)]
+    return np.array([np.median(values[i - width : i + width + 1]) for i, width in enumerate(widths)])
+
+
+def smooth(rates: Sequence[float], losses: Sequence[float]) -> NDArray[np.float64]:
+    """Losses without most of their noise: lines fitted by least squares around each rate, after a running median.
+
+    Parameters
+    ----------
+    rates, losses : sequence of float, length N
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+
+    Notes
+    -----
+    Weights are Gaussian in the logarithm of the rate. As both sides count, nothing is shifted towards higher rates, as
+    by a mean over past losses; as lines are fitted, neither are the ends.
+    """
+    x, y = np.log10(rates), running_median(losses)
+    away = x[None, :] - x[:, None]
+    weight = np.exp(-0.5 * (away / BANDWIDTH) ** 2)
+    s0, s1, s2 = (np.sum(weight * away**power, axis=1) for power in (0, 1, 2))
+    t0, t1 = (np.sum(weight * away**power * y, axis=1) for power in (0, 1))
+    determinant = s0 * s2 - s1**2
+    # A single point has no slope.
+    has_slope = determinant > 0
+    level: NDArray[np.float64] = np.where(has_slope, (s2 * t0 - s1 * t1) / np.where(has_slope, determinant, 1), t0 / s0)
+    return level
+
+
+def propose(rates: Sequence[float], losses: Sequence[float]) -> tuple[float | None, float | None]:
+    """The rate at which half of the loss's fall was done, and that at which the loss was lowest.
+
+    Parameters
+    ----------
+    rates, losses : sequence of float, length N
+        Rates ascending; the loss behind a step of each.
+
+    Returns
+    -------
+    proposed, lowest : float or None
+        Two digits; None where the loss did not fall by more than the noise of a single one.
+
+    Notes
+    -----
+    Smith 2017 reads the rate off the curve by eye: well before the loss gets ragged or rises. The usual automatic
+    choice is where the loss falls most steeply. That lies half way down a curve that goes from one level to another;
+    half way down is found without differentiating, which would amplify the noise.
+    """
+    if len(losses) < MEDIAN_OF:
+        return None, None
+    level = smooth(rates, losses)
+    noise = 1.4826 * float(np.median(np.abs(np.asarray(losses) - level)))
+    bottom = int(level.argmin())
+    top = int(level[: bottom + 1].argmax())
+    fall = float(level[top] - level[bottom])
+    if fall <= LEAST_FALL * noise or fall == 0:
+        return None, None
+    half = top + int(np.argmax(level[top : bottom + 1] <= level[bottom] + fall / 2))
+    return _two_digits(rates[half]), _two_digits(rates[bottom])
+
+
+def _two_digits(rate: float) -> float:
+    return float(f"{rate:.1e}")
+
+
+def draw(path: Path, test: RateTest) -> None:
+    """The curve as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rates = [point.learning_rate for point in test.points]
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot(rates, [point.loss for point in test.points], ".", color="tab:gray", label="batches")
+    axes.plot(rates, [point.smoothed for point in test.points], color="tab:blue", label="smoothed")
+    if test.proposed_rate is not None:
+        axes.axvline(test.proposed_rate, color="tab:green", label=f"proposed: {test.proposed_rate:g}")
+    if test.lowest_rate is not None:
+        axes.axvline(test.lowest_rate, color="tab:orange", linestyle=":", label=f"lowest: {test.lowest_rate:g}")
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss after a step")
+    axes.set_title(f"{test.configuration_name} fold {test.fold}")
+    axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
