@@ -84,15 +84,18 @@ def rate_lines(test: RateTest, *, workspace: Path, pretrained: Path | None) -> l
             "--iterations takes more"
         ]
     smoothed = [point.smoothed for point in test.points]
-    end = "rose far above its beginning, where the sweep ended" if test.exploded else f"was {smoothed[-1]:.3f} at last"
+    end = (
+        "rose far above its beginning, where the sweep ended"
+        if test.exploded
+        else f"{smoothed[-1]:.3f} at the highest rate"
+    )
     command = ["autoseg", "train", str(test.fold), "-w", str(workspace), "--configuration", test.configuration_name]
     command += [part for setting in test.settings if not setting.startswith(RATE) for part in ("--set", setting)]
     command += ["--set", f"{RATE}{test.proposed_rate:g}"]
     command += [] if pretrained is None else ["--pretrained", str(pretrained)]
     return [
-        f"the loss was {smoothed[0]:.3f} at first, lowest ({min(smoothed):.3f}) at a rate of {test.lowest_rate:g}, "
-        f"and {end}",
-        f"proposed learning rate: {test.proposed_rate:g}, where half of the fall was done",
+        f"the loss was {smoothed[0]:.3f} at first, {min(smoothed):.3f} at the lowest, and {end}",
+        f"proposed learning rate: {test.proposed_rate:g}, in the middle between the loss's fall and its rise",
         shlex.join(command),
     ]
 

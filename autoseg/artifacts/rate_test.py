@@ -46,8 +46,6 @@ class RateTest(Artifact, frozen=True, kw_only=True):
         Rates rise by the same factor from each to the next.
     exploded : bool
         The sweep ended early, because the loss rose far above where it began, or was no number any more.
-    lowest_rate : float or None
-        Where the smoothed loss was lowest; None where it did not fall.
     proposed_rate : float or None
         For `training.initial_learning_rate`; None where the loss did not fall by more than its noise.
     """
@@ -64,7 +62,6 @@ class RateTest(Artifact, frozen=True, kw_only=True):
     iterations: AtLeastOne
     points: tuple[RatePoint, ...]
     exploded: bool
-    lowest_rate: Positive | None
     proposed_rate: Positive | None
     autoseg_version: str
     torch_version: str

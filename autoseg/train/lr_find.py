@@ -14,6 +14,7 @@ from autoseg.artifacts.base import atomic_path, digest, read_if_whole, write
 from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.rate_test import RatePoint, RateTest
+from autoseg.errors import AutosegError
 from autoseg.layout import FoldFolder
 from autoseg.train import stage
 from autoseg.train.journal import ProgressBar
@@ -24,14 +25,17 @@ from autoseg.train.state import TrainState
 
 log = logging.getLogger(__name__)
 FIRST_RATE, LAST_RATE = 1e-5, 1.0
-# Of the smoothing, in powers of ten of the rate.
-BANDWIDTH = 0.2
+# Of the smoothing, in powers of ten of the rate; where these are few steps, in steps.
+BANDWIDTH, LEAST_BANDWIDTH_STEPS = 0.2, 2.0
 # A median over so many losses forgives a single odd batch.
 MEDIAN_OF = 5
 # How far above its beginning the loss must rise for the sweep to end, at least.
 LEAST_RISE = 0.5
 # The least fall that is no accident, in standard deviations of single losses.
-LEAST_FALL = 1.0
+LEAST_FALL = 2.0
+ROUNDING = 1e-6
+# Share of the fall that may be missing in the valley.
+VALLEY = 0.1
 
 
 def run(
@@ -67,6 +71,11 @@ def run(
     -------
     RateTest
         At once if there is one of the same.
+
+    Raises
+    ------
+    AutosegError
+        The loss is no number from the beginning.
     """
     plan, name = task.plan, task.configuration_name
     origin = "" if task.pretrained is None else task.pretrained.weights_sha256
@@ -89,8 +98,13 @@ def run(
             made.batches.close()
     finally:
         bar.close()
+    if not points:
+        raise AutosegError(
+            "the loss is no number before any step is taken",
+            where=f"fold {task.fold}",
+            hint="autoseg check looks for images with values that are none",
+        )
     swept, losses = [rate for rate, _ in points], [loss for _, loss in points]
-    proposed, lowest = propose(swept, losses)
     test = RateTest(
         inputs_sha256=inputs,
         data_sha256=data,
@@ -107,8 +121,7 @@ def run(
             for rate, loss, level in zip(swept, losses, smooth(swept, losses), strict=True)
         ),
         exploded=ended_early,
-        lowest_rate=lowest,
-        proposed_rate=proposed,
+        proposed_rate=propose(swept, losses),
         autoseg_version=__version__,
         torch_version=str(torch.__version__),
     )
@@ -209,7 +222,8 @@ def smooth(rates: Sequence[float], losses: Sequence[float]) -> NDArray[np.float6
     """
     x, y = np.log10(rates), running_median(losses)
     away = x[None, :] - x[:, None]
-    weight = np.exp(-0.5 * (away / BANDWIDTH) ** 2)
+    step = (x[-1] - x[0]) / max(1, len(x) - 1)
+    weight = np.exp(-0.5 * (away / max(BANDWIDTH, LEAST_BANDWIDTH_STEPS * step)) ** 2)
     s0, s1, s2 = (np.sum(weight * away**power, axis=1) for power in (0, 1, 2))
     t0, t1 = (np.sum(weight * away**power * y, axis=1) for power in (0, 1))
     determinant = s0 * s2 - s1**2
@@ -219,8 +233,13 @@ def smooth(rates: Sequence[float], losses: Sequence[float]) -> NDArray[np.float6
     return level
 
 
-def propose(rates: Sequence[float], losses: Sequence[float]) -> tuple[float | None, float | None]:
-    """The rate at which half of the loss's fall was done, and that at which the loss was lowest.
+def noise_of(losses: Sequence[float]) -> float:
+    """Standard deviation of single losses, from the steps between neighbours, of which a slope makes up little."""
+    return 1.4826 * float(np.median(np.abs(np.diff(losses)))) / 2**0.5
+
+
+def propose(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """The rate in the middle of the valley between the loss's fall and its rise.
 
     Parameters
     ----------
@@ -229,30 +248,34 @@ def propose(rates: Sequence[float], losses: Sequence[float]) -> tuple[float | No
 
     Returns
     -------
-    proposed, lowest : float or None
-        Two digits; None where the loss did not fall by more than the noise of a single one.
+    float or None
+        Two digits; None where the loss did not fall by more than its noise.
 
     Notes
     -----
-    Smith 2017 reads the rate off the curve by eye: well before the loss gets ragged or rises. The usual automatic
-    choice is where the loss falls most steeply. That lies half way down a curve that goes from one level to another;
-    half way down is found without differentiating, which would amplify the noise.
+    The valley is where at least nine tenths of the fall are done; its middle, on the scale of logarithms, is where the
+    loss is lowest, but does not wander along a flat bottom as the lowest point does with noise.
+
+    Smith 2017 lets the rate swing up to where the curve stops getting better. A schedule that begins at its highest
+    rate and comes down to zero is the same case. The tenth of it that others take is for rates that stay.
+
+    With momentum m the sweep sees both less and more than a training at one rate. Less, as after t steps the velocity
+    is only 1 - m^t of what it comes to: 0.45 after 60 steps with 0.99. More, as the velocity that one rate gathered is
+    then multiplied by the next ones, so the loss rises before a training at such a rate would fail. In practice the
+    second outweighs the first (see docs/how-to/learning-rate.md): the proposal is cautious.
     """
     if len(losses) < MEDIAN_OF:
-        return None, None
+        return None
     level = smooth(rates, losses)
-    noise = 1.4826 * float(np.median(np.abs(np.asarray(losses) - level)))
     bottom = int(level.argmin())
-    top = int(level[: bottom + 1].argmax())
-    fall = float(level[top] - level[bottom])
-    if fall <= LEAST_FALL * noise or fall == 0:
-        return None, None
-    half = top + int(np.argmax(level[top : bottom + 1] <= level[bottom] + fall / 2))
-    return _two_digits(rates[half]), _two_digits(rates[bottom])
-
-
-def _two_digits(rate: float) -> float:
-    return float(f"{rate:.1e}")
+    top = float(level[: bottom + 1].max())
+    fall = top - float(level[bottom])
+    if fall <= LEAST_FALL * noise_of(losses) + ROUNDING:
+        return None
+    above = np.flatnonzero(level > level[bottom] + VALLEY * fall)
+    left = int(above[above < bottom].max()) + 1
+    right = int(above[above > bottom].min(initial=len(level))) - 1
+    return float(f"{(rates[left] * rates[right]) ** 0.5:.1e}")
 
 
 def draw(path: Path, test: RateTest) -> None:
@@ -268,8 +291,6 @@ def draw(path: Path, test: RateTest) -> None:
     axes.plot(rates, [point.smoothed for point in test.points], color="tab:blue", label="smoothed")
     if test.proposed_rate is not None:
         axes.axvline(test.proposed_rate, color="tab:green", label=f"proposed: {test.proposed_rate:g}")
-    if test.lowest_rate is not None:
-        axes.axvline(test.lowest_rate, color="tab:orange", linestyle=":", label=f"lowest: {test.lowest_rate:g}")
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss after a step")
