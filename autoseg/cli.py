@@ -259,6 +259,7 @@ def preprocess(
 @click.option("--seed", type=click.IntRange(min=0), help="Of weights, batches and augmentation.")
 @click.option("--restart", is_flag=True, help="Throw an earlier training of these folds away.")
 @click.option("--extend", is_flag=True, help="Train finished folds for longer: to the --epochs or --max-hours given.")
+@options.pretrained
 @options.configuration
 @options.settings
 @options.workspace
@@ -274,6 +275,7 @@ def train(
     seed: int | None,
     restart: bool,
     extend: bool,
+    pretrained: Path | None,
     configuration: str | None,
     settings: tuple[str, ...],
     workspace: Path,
@@ -308,6 +310,7 @@ def train(
             jobs=options.count(jobs),
             restart=restart,
             extend=extend,
+            pretrained=pretrained,
         )
     else:
         results = pipeline.train(
@@ -319,6 +322,7 @@ def train(
             jobs=options.count(jobs),
             restart=restart,
             extend=extend,
+            pretrained=pretrained,
         )
     for fold, evaluation in results.items():
         click.echo(f"fold {fold}: {console.summary_line(evaluation)}")
@@ -326,6 +330,53 @@ def train(
         click.echo(f"-> {space.root / 'models'}")
     if failures:
         raise console.failed_folds(failures)
+
+
+@main.command()
+@click.argument("fold", type=click.IntRange(min=0), default=0)
+@click.option(
+    "--iterations", type=click.IntRange(min=20), default=100, show_default=True, help="Steps from 0.00001 to 1."
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Of weights, batches and augmentation.")
+@options.pretrained
+@options.configuration
+@options.settings
+@options.workspace
+@options.device
+@options.jobs
+@options.common
+def lr_find(
+    fold: int,
+    iterations: int,
+    seed: int | None,
+    pretrained: Path | None,
+    configuration: str | None,
+    settings: tuple[str, ...],
+    workspace: Path,
+    device: str,
+    jobs: int | None,
+) -> None:
+    """Find a learning rate for FOLD (default 0): a sweep over rising rates, on weights that are thrown away.
+
+    Reads plan.json and preprocessed/ (made where missing). Writes the curve to models/CONFIGURATION/lr_find_FOLD.json
+    and .png, and prints the rate it suggests with the command that trains at it. Trainings are left alone.
+    """
+    from autoseg import console, pipeline
+
+    space = Workspace(workspace)
+    test = pipeline.lr_find(
+        space,
+        fold,
+        settings=(*settings, *([] if seed is None else [f"training.seed={seed}"])),
+        configuration_name=configuration,
+        device_name=device,
+        jobs=options.count(jobs),
+        iterations=iterations,
+        pretrained=pretrained,
+    )
+    for line in console.rate_lines(test, workspace=workspace, pretrained=pretrained):
+        click.echo(line)
+    click.echo(f"-> {space.rate_test(test.configuration_name, fold).with_suffix('.png')}")
 
 
 @main.command()

@@ -1,16 +1,21 @@
 """What commands print: artifacts -> lines for a person."""
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Plan
+from autoseg.artifacts.rate_test import RateTest
 from autoseg.artifacts.splits import Splits
 from autoseg.datasets.found import some
 from autoseg.datasets.remarks import case_remarks
 from autoseg.errors import AutosegError
 from autoseg.networks.cost import planned_step_memory
 from autoseg.plan.mirroring import names_sides
+
+RATE = "training.initial_learning_rate="
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -71,6 +76,30 @@ def _warnings(plan: Plan) -> list[str]:
                 f"of {plan.gpu_memory_gb:g}"
             )
     return lines
+
+
+def rate_lines(test: RateTest, *, workspace: Path, pretrained: Path | None) -> list[str]:
+    """What a sweep of the learning rate suggests, and the command that trains at it."""
+    if test.proposed_rate is None:
+        return [
+            f"no rate is proposed: over {len(test.points)} steps the loss did not fall by more than its noise; "
+            "--iterations takes more"
+        ]
+    smoothed = [point.smoothed for point in test.points]
+    end = (
+        "rose far above its beginning, where the sweep ended"
+        if test.exploded
+        else f"{smoothed[-1]:.3f} at the highest rate"
+    )
+    command = ["autoseg", "train", str(test.fold), "-w", str(workspace), "--configuration", test.configuration_name]
+    command += [part for setting in test.settings if not setting.startswith(RATE) for part in ("--set", setting)]
+    command += ["--set", f"{RATE}{test.proposed_rate:g}"]
+    command += [] if pretrained is None else ["--pretrained", str(pretrained)]
+    return [
+        f"the loss was {smoothed[0]:.3f} at first, {min(smoothed):.3f} at the lowest, and {end}",
+        f"proposed learning rate: {test.proposed_rate:g}, in the middle between the loss's fall and its rise",
+        shlex.join(command),
+    ]
 
 
 def score_lines(evaluation: Evaluation) -> list[str]:

@@ -66,6 +66,12 @@ class FoldFolder:
         return self.validation / "evaluation.json"
 
 
+def folds_in(models: Path) -> dict[int, FoldFolder]:
+    """The folds that stand in a configuration's folder, by number."""
+    numbered = {path.name.removeprefix("fold_"): path for path in models.glob("fold_*")}
+    return {number: FoldFolder(numbered[str(number)]) for number in sorted(map(int, filter(str.isdecimal, numbered)))}
+
+
 @dataclass(frozen=True, slots=True)
 class CaseFiles:
     """The files of one preprocessed case."""
@@ -143,3 +149,7 @@ class Workspace:
     def fold(self, configuration: str, fold: int) -> FoldFolder:
         """Folder of one fold."""
         return FoldFolder(self.models(configuration) / f"fold_{fold}")
+
+    def rate_test(self, configuration: str, fold: int) -> Path:
+        """What the sweep of a fold's learning rate found; beside the fold's folder, with which it has nothing to do."""
+        return self.models(configuration) / f"lr_find_{fold}.json"

@@ -123,6 +123,16 @@ def settings(command: F) -> F:
     )(command)
 
 
+def pretrained(command: F) -> F:
+    """Weights to begin with."""
+    return click.option(
+        "--pretrained",
+        type=EXISTING,
+        metavar="PATH",
+        help="Begin with the weights of another training: a fold's folder, a folder of folds or a workspace.",
+    )(command)
+
+
 def repair(command: F) -> F:
     """What is done with labels on another grid."""
     return click.option(

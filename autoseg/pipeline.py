@@ -20,14 +20,15 @@ from autoseg.artifacts.base import digest, read
 from autoseg.artifacts.dataset import Case, Dataset, Repair
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.labels import all_values, foreground, ignored
-from autoseg.artifacts.model import TrainedModel
+from autoseg.artifacts.model import Pretrained, TrainedModel
 from autoseg.artifacts.overlay import overlay
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
-from autoseg.artifacts.splits import Splits
+from autoseg.artifacts.rate_test import RateTest
+from autoseg.artifacts.splits import Fold, Splits
 from autoseg.artifacts.stamp import case_stamp
 from autoseg.errors import ArtifactError, SettingError, nearest
-from autoseg.layout import CaseFiles, FoldFolder, Workspace
+from autoseg.layout import CaseFiles, FoldFolder, Workspace, folds_in
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     from autoseg.predict.case import Volume
     from autoseg.predict.models import LoadedModel
     from autoseg.predict.stage import Options
+    from autoseg.train.pretrained import PretrainedFold
     from autoseg.train.sampling import TrainingCase
-    from autoseg.train.stage import FoldTask
+    from autoseg.train.task import FoldTask
 
 log = logging.getLogger(__name__)
 PREFERRED = ("3d_fullres", "2d")
@@ -126,6 +128,7 @@ def train(
     jobs: int,
     restart: bool = False,
     extend: bool = False,
+    pretrained: Path | None = None,
 ) -> dict[int, Evaluation]:
     """4 to 6: train each fold, predict its validation cases, score them.
 
@@ -137,6 +140,8 @@ def train(
         Throw earlier trainings of these folds away.
     extend : bool
         Train finished folds for longer.
+    pretrained : Path, optional
+        Whose weights each fold begins with; see `find_pretrained`.
 
     Returns
     -------
@@ -166,6 +171,7 @@ def train(
                 jobs=jobs,
                 restart=restart,
                 extend=extend,
+                pretrained=pretrained,
                 writes=ranks.is_first,
             )
         plan, name = tasks[0].plan, tasks[0].configuration_name
@@ -202,6 +208,7 @@ def train_side_by_side(
     jobs: int,
     restart: bool = False,
     extend: bool = False,
+    pretrained: Path | None = None,
 ) -> tuple[dict[int, Evaluation], dict[int, str]]:
     """4 to 6 in a process for each fold, as many at a time as there are devices.
 
@@ -237,7 +244,16 @@ def train_side_by_side(
         )
     for device in devices:
         choose_device(device)
-    _, tasks, _ = _prepare(workspace, folds, settings, configuration_name, jobs=jobs, restart=restart, extend=extend)
+    _, tasks, _ = _prepare(
+        workspace,
+        folds,
+        settings,
+        configuration_name,
+        jobs=jobs,
+        restart=restart,
+        extend=extend,
+        pretrained=pretrained,
+    )
     plan, name = tasks[0].plan, tasks[0].configuration_name
     memory = plan.training.memory_share / len(devices)
 
@@ -259,29 +275,71 @@ def _prepare(
     jobs: int,
     restart: bool,
     extend: bool,
+    pretrained: Path | None,
     writes: bool = True,
 ) -> tuple[Dataset, list["FoldTask"], dict[str, PreprocessedCase]]:
     """Everything before the first fold is trained: the folds are written down, and their cases preprocessed."""
     from autoseg.datasets.splits import keep_splits
-    from autoseg.train import stage
+    from autoseg.train.earlier import find_earlier
 
-    dataset, splits, tasks = _fold_tasks(workspace, folds, settings, configuration_name)
+    dataset, splits, tasks = _fold_tasks(
+        workspace, folds, settings, configuration_name, pretrained=pretrained, anew=restart
+    )
     plan, name = tasks[0].plan, tasks[0].configuration_name
     if not restart:
         # Before hours of work: the last fold may hold a training with other settings.
         for task in tasks:
-            stage.find_earlier(task, workspace.fold(name, task.fold), extend=extend)
+            find_earlier(task, workspace.fold(name, task.fold), extend=extend)
     if writes:
         keep_splits(splits, dataset, workspace)
     return dataset, tasks, preprocess(workspace, dataset, plan, name, jobs=jobs)
 
 
+def lr_find(
+    workspace: Workspace,
+    fold: int,
+    *,
+    settings: Sequence[str],
+    configuration_name: str | None,
+    device_name: str,
+    jobs: int,
+    iterations: int,
+    pretrained: Path | None = None,
+) -> RateTest:
+    """4, for a minute: sweep a fold's learning rate on weights that are thrown away."""
+    from autoseg.networks.device import choose_device
+    from autoseg.train import lr_find
+
+    # Of a training that may be there, nothing counts.
+    dataset, _, (task,) = _fold_tasks(workspace, [fold], settings, configuration_name, pretrained=pretrained, anew=True)
+    plan, name = task.plan, task.configuration_name
+    device = choose_device(device_name)
+    records = preprocess(workspace, dataset, plan, name, jobs=jobs)
+    arrays = cache(partial(_training_cases, workspace, name, records, plan))
+    return lr_find.run(
+        task,
+        records,
+        lambda cases: [arrays()[case] for case in cases],
+        workspace.fold(name, fold),
+        workspace.rate_test(name, fold),
+        device=device,
+        jobs=jobs,
+        iterations=iterations,
+    )
+
+
 def _fold_tasks(
-    workspace: Workspace, folds: Sequence[int] | None, settings: Sequence[str], configuration_name: str | None
+    workspace: Workspace,
+    folds: Sequence[int] | None,
+    settings: Sequence[str],
+    configuration_name: str | None,
+    *,
+    pretrained: Path | None,
+    anew: bool,
 ) -> tuple[Dataset, Splits, list["FoldTask"]]:
-    """What is to be trained, as asked; nothing is written."""
+    """What is to be trained, as asked; nothing is written. Unless `anew`, with the weights it once began with."""
     from autoseg.datasets.splits import find_splits
-    from autoseg.train.stage import FoldTask
+    from autoseg.train.task import FoldTask
 
     dataset, plan = open_workspace(workspace, settings)
     name = choose_configuration(plan, configuration_name)
@@ -311,10 +369,43 @@ def _fold_tasks(
             cases=splits.folds[fold],
             naming=dataset.naming,
             file_values=dataset.file_values,
+            pretrained=_origin(workspace, plan, name, fold, splits.folds[fold], pretrained, anew=anew),
         )
         for fold in chosen
     ]
     return dataset, splits, tasks
+
+
+def _origin(
+    workspace: Workspace, plan: Plan, name: str, fold: int, cases: Fold, pretrained: Path | None, *, anew: bool
+) -> "PretrainedFold | Pretrained | None":
+    """The weights that a fold's training begins with, or began with.
+
+    Raises
+    ------
+    SettingError
+        They are the fold's own.
+    """
+    from autoseg.datasets.found import some
+    from autoseg.train.pretrained import find_pretrained, recorded_in
+
+    folder = workspace.fold(name, fold)
+    if pretrained is None:
+        return None if anew else recorded_in(folder)
+    source = find_pretrained(pretrained, fold, plan, name)
+    if source.folder.root.resolve() == folder.root.resolve():
+        raise SettingError(
+            "a fold can't begin with its own weights", where=str(folder.root), hint="copy its folder and name the copy"
+        )
+    seen = sorted(set(source.manifest.cases.training) & set(cases.validation))
+    if seen:
+        log.warning(
+            "%d validation cases have the names of cases that the pretrained weights were trained on (%s): if they are "
+            "the same, their scores will be too good",
+            len(seen),
+            some(seen),
+        )
+    return source
 
 
 def _training_cases(
@@ -473,9 +564,7 @@ def _fold_folders(workspace: Workspace, configuration: str | None, folds: Sequen
     """The folds asked for, or every trained one; a model folder needs no plan beside it."""
     names = (configuration,) if configuration else PREFERRED
     for name in names:
-        paths = sorted(workspace.models(name).glob("fold_*"))
-        folders = [FoldFolder(path) for path in paths if path.name.removeprefix("fold_").isdecimal()]
-        trained = [folder for folder in folders if folder.weights.exists()]
+        trained = [folder for folder in folds_in(workspace.models(name)).values() if folder.weights.exists()]
         if trained:
             return trained if folds is None else [workspace.fold(name, fold) for fold in folds]
     raise SettingError(

@@ -69,6 +69,37 @@ class EarlierEnd(Record, frozen=True, kw_only=True):
     training_seconds: NonNegative
 
 
+class CarriedOver(Record, frozen=True, kw_only=True):
+    """How many of a part's numbers were taken from a pretrained network, adapted, and left fresh."""
+
+    loaded: Count = 0
+    adapted: Count = 0
+    fresh: Count = 0
+
+
+class Pretrained(Record, frozen=True, kw_only=True):
+    """The weights that a training began with, where it did not begin from scratch.
+
+    Attributes
+    ----------
+    path : str
+        Folder of the fold they are of; where it was then.
+    weights_sha256 : str
+        Of the file with the weights.
+    channels : tuple of str or None
+        For each of the network's channels, the one there that it was taken from; None: the mean of all.
+    outputs : tuple of str or None
+        Likewise for each output; None: fresh.
+    parts : dict of str to CarriedOver
+    """
+
+    path: str
+    weights_sha256: str
+    channels: tuple[str | None, ...]
+    outputs: tuple[str | None, ...]
+    parts: dict[str, CarriedOver]
+
+
 class TrainedModel(Artifact, frozen=True, kw_only=True):
     """One fold's model; with weights.safetensors beside it, everything needed to predict.
 
@@ -90,6 +121,8 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
         How the dataset's files make a case, for grouping new inputs.
     file_values : tuple of int
         What is written for each of 0, 1, 2, ..., as in the dataset's label files; empty where it is the same.
+    pretrained : Pretrained or None
+        None: trained from scratch.
     step : StepStyle
     step_seconds : dict of str to float
         What was measured to choose it, seconds a step of a small batch.
@@ -117,6 +150,7 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     cases: Fold
     naming: Naming
     file_values: tuple[Value, ...] = ()
+    pretrained: Pretrained | None = None
     step: StepStyle
     step_seconds: dict[str, float]
     class_weights: tuple[float, ...] = ()

@@ -37,6 +37,7 @@ from autoseg.train.loop import Course, step_loss, train, train_step
 from autoseg.train.losses import Objective
 from autoseg.train.optimizer import new_optimizer
 from autoseg.train.sampling import TrainingCase
+from autoseg.train.setup import batch_recipes
 from autoseg.train.state import TrainState, load_checkpoint, save_checkpoint
 from autoseg.train.validate import WholeCases
 
@@ -687,9 +688,9 @@ def test_automatic_class_weights_stand_in_the_manifest_and_weigh_the_loss(task, 
 
 def test_rare_classes_are_weighed_among_each_streams_own_cases(task, cases):
     records = {case.name: record_of(case) for case in cases}
-    assert all(recipe.rare is None for recipe in stage._batch_recipes(task, records))
+    assert all(recipe.rare is None for recipe in batch_recipes(task, records))
     records["case_1"] = msgspec.structs.replace(records["case_1"], foreground_voxels={"blob": 0})
-    training, validation = stage._batch_recipes(with_training(task, rare_class_sampling=1.0), records)
+    training, validation = batch_recipes(with_training(task, rare_class_sampling=1.0), records)
     assert training.rare.case_probabilities == pytest.approx([2 / 3, 1 / 3])
     assert validation.rare.case_probabilities == pytest.approx([1.0])
 
