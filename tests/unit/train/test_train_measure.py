@@ -8,7 +8,8 @@ from autoseg.artifacts.plan import Training
 from autoseg.networks.unet import build_network
 from autoseg.train import measure
 from autoseg.train.measure import PeakWatch
-from autoseg.train.state import TrainState, new_optimizer
+from autoseg.train.optimizer import new_optimizer
+from autoseg.train.state import TrainState
 
 CPU = torch.device("cpu")
 MIB = 2**20
