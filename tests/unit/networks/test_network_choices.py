@@ -23,7 +23,8 @@ from autoseg.networks.blocks import (
 from autoseg.networks.device import autocast, channels_last
 from autoseg.networks.unet import build_network
 from autoseg.train.losses import Objective, deep_loss, level_weights
-from autoseg.train.state import TrainState, load_checkpoint, new_optimizer, save_checkpoint, save_weights
+from autoseg.train.optimizer import new_optimizer
+from autoseg.train.state import TrainState, load_checkpoint, save_checkpoint, save_weights
 
 CPU = torch.device("cpu")
 SHAPES = {"2D": ((16, 8), ((1, 1), (2, 2), (2, 2))), "3D": ((8, 8, 4), ((1, 1, 1), (2, 2, 1), (2, 2, 2)))}
