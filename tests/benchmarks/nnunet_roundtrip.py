@@ -73,7 +73,7 @@ def main() -> None:
         ours_s = timed(lambda: subprocess.run(command, check=True, capture_output=True))
         our_plans = json.loads(our_file.read_text())
         peer.command("nnUNetv2_preprocess", "-d", "4", "-c", arguments.configuration, "-np", "2")
-        trained = json.loads(peer.script(PROGRAM, DATASET_NAME, arguments.configuration, "1").splitlines()[-1])
+        trained = json.loads(peer.script(PROGRAM, DATASET_NAME, arguments.configuration, "1", "cpu").splitlines()[-1])
         versions = peer.version()
     planned = our_plans["configurations"][arguments.configuration]
     if (trained["patch"], trained["batch"]) != (planned["patch_size"], planned["batch_size"]):
