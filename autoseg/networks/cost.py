@@ -69,7 +69,7 @@ def training_step_memory(
     docs/explanation/memory.md compares these figures with measured ones.
     """
     samples = 1 if style.sample_by_sample else configuration.batch_size
-    tape = _Tape(VALUE_BYTES[style.precision], samples, channels_last=style.sample_by_sample, on_cpu=on_cpu)
+    tape = _Tape(VALUE_BYTES[style.precision], samples, channels_last=style.channels_last, on_cpu=on_cpu)
     activations = _losses(tape, _network(tape, configuration, num_channels, num_classes))
     weights = FLOAT_BYTES * tape.num_weights
     passes = configuration.batch_size // samples

@@ -60,7 +60,7 @@ def main() -> None:
         for style in (
             StepStyle(precision="float32"),
             StepStyle(precision="bfloat16"),
-            StepStyle(precision="bfloat16", sample_by_sample=True),
+            StepStyle(precision="bfloat16", sample_by_sample=True, channels_last=True),
         ):
             if style.sample_by_sample and (configuration.batch_dice or not on_cpu):
                 continue

@@ -14,7 +14,7 @@ from autoseg.train.measure import measure_step, step_bytes
 HALVED_3D, HALVED_2D = (2, 2, 2), (2, 2)
 FULL = StepStyle(precision="float32")
 MIXED = StepStyle(precision="bfloat16")
-APART = StepStyle(precision="bfloat16", sample_by_sample=True)
+APART = StepStyle(precision="bfloat16", sample_by_sample=True, channels_last=True)
 # patch, strides after the first, channels, classes, further fields
 NETWORKS = {
     "cube": ((40, 40, 40), (HALVED_3D,) * 3, 1, 3, {}),

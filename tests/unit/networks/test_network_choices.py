@@ -193,8 +193,8 @@ def test_a_checkpoint_holds_running_means(build_configuration, tmp_path):
 
     saved, loaded = state(), state()
     saved.network(torch.randn(2, 1, 8, 8, 8) + 3)
-    save_checkpoint(tmp_path / "checkpoint.pt", saved, "abc")
-    load_checkpoint(tmp_path / "checkpoint.pt", loaded, "abc")
+    save_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "previous.pt", saved, "abc")
+    load_checkpoint(tmp_path / "checkpoint.pt", loaded, ["abc"])
     buffers = dict(loaded.network.named_buffers())
     assert {name.rpartition(".")[2] for name in buffers} == {"running_mean", "running_var", "num_batches_tracked"}
     for name, buffer in saved.network.named_buffers():

@@ -107,14 +107,14 @@ def make_cases(variant):
 @contextmanager
 def exact(variant):
     """Arithmetic that is not measured, and no pictures, which take longer than these trainings."""
-    kept = stage.choose_step, stage.draw_progress, torch.get_num_threads()
+    kept = stage.measure_step_style, stage.draw_progress, torch.get_num_threads()
     style = StepStyle(precision="float32", sample_by_sample=variant.apart)
-    stage.choose_step, stage.draw_progress = lambda *_, **__: (style, {}), lambda *_: None
+    stage.measure_step_style, stage.draw_progress = lambda *_, **__: (style, {}), lambda *_: None
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        stage.choose_step, stage.draw_progress = kept[:2]
+        stage.measure_step_style, stage.draw_progress = kept[:2]
         torch.set_num_threads(kept[2])
 
 
@@ -227,7 +227,7 @@ def assert_same(one, two):
         assert same["patch_dice"] == pytest.approx(record["patch_dice"], abs=2e-3)
     weights, same = load_file(one.weights), load_file(two.weights)
     for key, value in weights.items():
-        torch.testing.assert_close(same[key], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(same[key], value, rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

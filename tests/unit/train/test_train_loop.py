@@ -43,7 +43,7 @@ from autoseg.train.validate import WholeCases
 
 CPU = torch.device("cpu")
 WHOLE = StepStyle(precision="float32")
-APART = StepStyle(precision="float32", sample_by_sample=True)
+APART = StepStyle(precision="float32", sample_by_sample=True, channels_last=True)
 RECIPE = Training(epochs=3, iterations_per_epoch=3, validation_iterations=1, initial_learning_rate=0.05, momentum=0.9)
 
 

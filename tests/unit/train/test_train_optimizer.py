@@ -59,9 +59,9 @@ def test_a_checkpoint_of_another_device_goes_on_here(new_state, tmp_path, name):
         step(first, number)
     for group in first.optimizer.param_groups:
         group["fused"] = True  # as on CUDA
-    save_checkpoint(tmp_path / "checkpoint.pt", first, "abc")
+    save_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "previous.pt", first, "abc")
     second = new_state(recipe, seed=1)
-    load_checkpoint(tmp_path / "checkpoint.pt", second, "abc")
+    load_checkpoint(tmp_path / "checkpoint.pt", second, ["abc"])
     assert {group["fused"] for group in second.optimizer.param_groups} == {None}
     for number in range(2, 4):
         step(second, number)

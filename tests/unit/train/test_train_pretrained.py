@@ -303,7 +303,7 @@ def run(phantom):
 
 @pytest.fixture(autouse=True)
 def one_style(monkeypatch):
-    monkeypatch.setattr(stage, "_measure_step", lambda *_: (StepStyle(precision="float32"), {}))
+    monkeypatch.setattr(stage, "measure_step_style", lambda *_: (StepStyle(precision="float32"), {}))
 
 
 @pytest.fixture
