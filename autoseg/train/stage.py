@@ -340,6 +340,7 @@ def _train(
         whole_cases=whole_cases,
         ranks=ranks,
         shared=SharedNetwork(state.network, device, num_levels) if ranks.size > 1 else None,
+        ahead=device.type == "cuda",
     )
     try:
         with stop_requested() as stopped:
