@@ -73,8 +73,8 @@ def test_validation_goes_by_the_running_means_and_leaves_them_alone(running):
     assert {int(value) for name, value in learnt.items() if name.endswith("num_batches_tracked")} == {4}
     state.network.eval()
     with torch.no_grad():
-        tensors = [to_tensors(each, course.configuration, CPU) for each in validation]
-        losses = [float(step_loss(state.network, *each, course)[0]) for each in tensors]
+        tensors = [to_tensors(each, course) for each in validation]
+        losses = [float(step_loss(state.network, each, course)[0]) for each in tensors]
     assert reports[0].validation_loss == pytest.approx(np.mean(losses), rel=1e-5)
 
 
