@@ -79,7 +79,9 @@ def step_bytes(
     """
     on_cpu = device.type == "cpu"
     predicted = {
-        style: training_step_memory(configuration, num_channels, num_classes, style, on_cpu=on_cpu).peak_bytes
+        style: training_step_memory(
+            configuration, num_channels, num_classes, style, on_cpu=on_cpu, whole_loss=configuration.batch_dice
+        ).peak_bytes
         for style in candidates(device, samples_tied=configuration.ties_samples)
     }
     style, most = max(predicted.items(), key=lambda item: item[1])

@@ -117,7 +117,7 @@ def measure_step_style(
     Raises
     ------
     SettingError
-        Samples are to pass one after the other, though the loss ties them together.
+        Samples are to pass one after the other, though the norm ties them together.
     """
     plan = task.plan
     configuration = plan.configurations[task.configuration_name]

@@ -361,5 +361,6 @@ def _train(
         task.plan.num_classes,
         manifest.step,
         on_cpu=device.type == "cpu",
+        whole_loss=not objective.is_mean_over_samples,
     )
     return StepPeak(predicted_bytes=predicted.peak_bytes, measured_bytes=watch.peak_bytes)
