@@ -315,7 +315,7 @@ def lr_find(
     plan, name = task.plan, task.configuration_name
     device = choose_device(device_name)
     records = preprocess(workspace, dataset, plan, name, jobs=jobs)
-    arrays = cache(partial(_training_cases, workspace, name, records, plan))
+    arrays = cache(partial(_training_cases, workspace, name, records, plan, 1))
     return lr_find.run(
         task,
         records,

@@ -198,7 +198,7 @@ def train(
 
 def train_step(state: TrainState, batch: Batch, course: Course) -> float:
     """One optimizer step on a batch, or on a share of one by each process; returns the loss of the batch."""
-    return _step(state, batch.cases, to_tensors(batch, course), course, _nothing)
+    return _step(state, batch.cases, to_tensors(batch, course), course, nothing)
 
 
 def _step(
@@ -336,8 +336,8 @@ class _Feed:
         return batch.cases, to_tensors(batch, self._course)
 
 
-def _nothing() -> None:
-    """Leave the time of waiting unused."""
+def nothing(*_: object) -> None:
+    """Whatever happens, do nothing about it."""
 
 
 class _Watch:
