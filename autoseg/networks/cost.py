@@ -42,7 +42,13 @@ class StepMemory:
 
 
 def training_step_memory(
-    configuration: Configuration, num_channels: int, num_classes: int, style: StepStyle, *, on_cpu: bool = True
+    configuration: Configuration,
+    num_channels: int,
+    num_classes: int,
+    style: StepStyle,
+    *,
+    on_cpu: bool = True,
+    whole_loss: bool = False,
 ) -> StepMemory:
     """Memory of a training step of `autoseg.networks.unet.UNet`.
 
@@ -56,6 +62,9 @@ def training_step_memory(
     on_cpu : bool
         On CPUs decoder stages join by a sum of two convolutions, elsewhere by concatenation; and oneDNN takes
         memory for weight gradients.
+    whole_loss : bool
+        The loss is taken of the whole batch, as batch Dice and an ignore label ask for: the maps of all samples are
+        kept until then, even where they pass through the network one after the other.
 
     Returns
     -------
@@ -70,10 +79,21 @@ def training_step_memory(
     """
     samples = 1 if style.sample_by_sample else configuration.batch_size
     tape = _Tape(VALUE_BYTES[style.precision], samples, channels_last=style.channels_last, on_cpu=on_cpu)
-    activations = _losses(tape, _network(tape, configuration, num_channels, num_classes))
-    weights = FLOAT_BYTES * tape.num_weights
     passes = configuration.batch_size // samples
-    in_step = tape.peak_backward_bytes(gradient_bytes=weights if passes > 1 else 0)
+    heads = _network(tape, configuration, num_channels, num_classes)
+    weights = FLOAT_BYTES * tape.num_weights
+    each = [heads]
+    if whole_loss and passes > 1:
+        tape.first_pass = False
+        each += [_network(tape, configuration, num_channels, num_classes) for _ in range(passes - 1)]
+        tape.samples = configuration.batch_size
+        heads = [_joined_samples(tape, level) for level in zip(*each, strict=True)]
+    _losses(tape, heads)
+    for head in (*heads, *(head for sample in each for head in sample)):
+        tape.let_go(_source(head))
+    activations = tape.kept_bytes
+    # Where each sample has a loss of its own, the gradients of the first are there when the second's are made.
+    in_step = tape.peak_backward_bytes(gradient_bytes=weights if passes > 1 and not whole_loss else 0, most=weights)
     # Weight decay and momentum each make a new gradient, parameter by parameter.
     in_update = weights + 2 * FLOAT_BYTES * tape.most_weights
     voxels = prod(configuration.patch_size) * configuration.batch_size
@@ -122,12 +142,16 @@ class _Node:
 
 @dataclass(slots=True)
 class _Tape:
-    """The forward pass of `samples` samples, operation by operation."""
+    """The forward pass, operation by operation, of `samples` samples at a time.
+
+    In a pass that is not the first, rounded weights are there already.
+    """
 
     value_bytes: int
     samples: int
     channels_last: bool
     on_cpu: bool
+    first_pass: bool = True
     nodes: list[_Node] = field(default_factory=list)
     kept_bytes: int = 0
     peak_forward_bytes: int = 0
@@ -148,10 +172,9 @@ class _Tape:
         self.kept_bytes -= self.nodes[number].kept_bytes
         self.nodes[number] = replace(self.nodes[number], kept_bytes=0)
 
-    def peak_backward_bytes(self, gradient_bytes: int) -> int:
-        """Most bytes at a time while gradients are made; `gradient_bytes` are there before."""
+    def peak_backward_bytes(self, gradient_bytes: int, most: int) -> int:
+        """Most bytes at a time while gradients are made; those of weights grow from `gradient_bytes` to `most`."""
         kept, peak, waiting = self.kept_bytes, self.kept_bytes, {len(self.nodes) - 1: 0}
-        accumulates = gradient_bytes > 0
         for number in range(len(self.nodes) - 1, -1, -1):
             node = self.nodes[number]
             incoming = waiting.pop(number, 0)
@@ -161,14 +184,15 @@ class _Tape:
                 size = self.nodes[source].out_bytes
                 if node.hands_on:
                     # One tensor for all inputs: it lives as long as the first of them waits for it.
-                    waiting[source] = max(waiting.get(source, 0), size if source == min(node.inputs) else 0)
+                    shared = node.out_bytes if source == min(node.inputs) else 0
+                    waiting[source] = max(waiting.get(source, 0), shared)
                 else:
                     made += size
                     waiting[source] = size
             own = node.num_weights * FLOAT_BYTES
             rounded = node.num_weights * self.value_bytes if self.value_bytes != FLOAT_BYTES else 0
             peak = max(peak, there + incoming + made + own + rounded + node.workspace_bytes)
-            gradient_bytes += 0 if accumulates else own
+            gradient_bytes = min(most, gradient_bytes + own)
             kept -= node.kept_bytes
         return peak
 
@@ -192,7 +216,7 @@ def _convolve(
     edges = tuple(edge // factor for edge, factor in zip(x.edges, stride, strict=True))
     made = _Map(None, channels, edges)
     weights = channels * (x.channels * prod(kernel) + bias)
-    kept = weights * tape.value_bytes if tape.value_bytes != FLOAT_BYTES else 0
+    kept = weights * tape.value_bytes if tape.value_bytes != FLOAT_BYTES and tape.first_pass else 0
     inputs: tuple[int, ...] = ()
     if x.source is None:
         # The image itself: rounded for the convolution, and no gradient goes there.
@@ -362,8 +386,15 @@ def _head(tape: _Tape, x: _Map, num_classes: int) -> _Map:
     return _put(tape, _Node((_source(x),), size, size, num_classes * (x.channels + 1)), made)
 
 
-def _losses(tape: _Tape, heads: Sequence[_Map]) -> int:
-    """`deep_loss`; gives what is kept at the end of the way forward."""
+def _joined_samples(tape: _Tape, heads: Sequence[_Map]) -> _Map:
+    """The logits of a level joined to a batch; on the way back each sample gets its part of the batch's gradient."""
+    made = replace(heads[0], source=None)
+    size = FLOAT_BYTES * made.num_values(tape.samples)
+    return _put(tape, _Node(tuple(_source(head) for head in heads), size, size, hands_on=True), made)
+
+
+def _losses(tape: _Tape, heads: Sequence[_Map]) -> None:
+    """`deep_loss`."""
     ends = []
     for number, head in enumerate(heads):
         values = head.num_values(tape.samples)
@@ -377,6 +408,3 @@ def _losses(tape: _Tape, heads: Sequence[_Map]) -> int:
         size = tape.add(_Node((p,), 0))
         ends += [cross_entropy, overlap, size]
     tape.add(_Node(tuple(ends), 0))
-    for head in heads:
-        tape.let_go(_source(head))
-    return tape.kept_bytes

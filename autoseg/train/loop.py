@@ -98,6 +98,8 @@ class Course:
         where gradients are taken of one sample after the other.
     shared : SharedNetwork or None
         The network as these processes share it.
+    ahead : bool
+        Whether each batch is made during the step before, so that a device with a queue of its own has work meanwhile.
     """
 
     configuration: Configuration
@@ -111,6 +113,7 @@ class Course:
     whole_cases: WholeCases | None = None
     ranks: Ranks = ALONE
     shared: SharedNetwork | None = None
+    ahead: bool = False
 
     @property
     def apart(self) -> bool:
@@ -149,6 +152,7 @@ def train(
     recipe, ranks = course.recipe, course.ranks
     last_save = time.monotonic()
     watch = _Watch(state)
+    feed = _Feed(training, course)
     epoch = _EpochClock()
     step_seconds = 0.0
     over = progress_of(state, recipe, step_seconds) >= 1 and not state.losses
@@ -158,11 +162,10 @@ def train(
         if not _epoch_is_over(state, recipe, epoch.seconds, progress):
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, progress)
-            batch = next(training)
-            waited = watch.count()
-            loss = train_step(state, batch, course)
+            loss = _step(state, *feed.take(), course, feed.make_ahead)
             _check_steps(state)
-            waited, spent, state.seconds = ranks.as_first(waited, waited + watch.count(), state.seconds)
+            spent = watch.count()
+            waited, spent, state.seconds = ranks.as_first(feed.waited(), spent, state.seconds)
             state.iteration += 1
             state.losses.append(loss)
             step_seconds = spent if step_seconds == 0 else 0.9 * step_seconds + 0.1 * spent
@@ -195,13 +198,23 @@ def train(
 
 def train_step(state: TrainState, batch: Batch, course: Course) -> float:
     """One optimizer step on a batch, or on a share of one by each process; returns the loss of the batch."""
+    return _step(state, batch.cases, to_tensors(batch, course), course, nothing)
+
+
+def _step(
+    state: TrainState,
+    cases: tuple[str, ...],
+    augmented: Augmented,
+    course: Course,
+    meanwhile: Callable[[], None],
+) -> float:
+    """`train_step` on tensors; `meanwhile` is called when gradients are queued, before anything waits for them."""
     ranks = course.ranks
-    augmented = to_tensors(batch, course)
     state.network.train()
     state.optimizer.zero_grad(set_to_none=True)
     # The running means of batch norm, which a step that is left out must not spoil.
     before = [buffer.clone() for buffer in state.network.buffers()]
-    total = 0.0
+    losses = []
     parts = len(augmented.images) if course.apart else 1
     # Then the loss is the mean over the samples of all processes; else it is that of the whole batch already.
     samples = int(ranks.sum(torch.tensor(parts))) if course.apart else 1
@@ -210,11 +223,10 @@ def train_step(state: TrainState, batch: Batch, course: Course) -> float:
             loss = step_loss(state.network, part, course)[0] / samples
             # The gradients of the processes are averaged, where they are to be added.
             state.scaler.scale(loss * ranks.size).backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    if course.apart:
-        total = float(ranks.sum(torch.tensor(total, dtype=torch.float64)))
+        losses.append(loss.detach())
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), course.recipe.gradient_clip)
+    meanwhile()
     if norm.isfinite() or state.scaler.is_enabled():
         # A scaler leaves out steps that overflowed by itself, and lowers its scale.
         state.scaler.step(state.optimizer)
@@ -224,9 +236,10 @@ def train_step(state: TrainState, batch: Batch, course: Course) -> float:
     else:
         for buffer, earlier in zip(state.network.buffers(), before, strict=True):
             buffer.copy_(earlier)
-        state.failed_steps = [*state.failed_steps, batch.cases]
+        state.failed_steps = [*state.failed_steps, cases]
         state.skipped_steps += 1
-    return total
+    total = sum(float(loss) for loss in losses)
+    return float(ranks.sum(torch.tensor(total, dtype=torch.float64))) if course.apart else total
 
 
 def _check_steps(state: TrainState) -> None:
@@ -289,6 +302,42 @@ def to_tensors(batch: Batch, course: Course) -> Augmented:
         course.objective.ignore,
     )
     return augmented if batch.kept is None else augmented.of(batch.kept)
+
+
+class _Feed:
+    """Batches on the device. Their numbers are those of the iterations that take them, made ahead or not."""
+
+    def __init__(self, batches: Batches, course: Course) -> None:
+        self._batches = batches
+        self._course = course
+        self._ready: tuple[tuple[str, ...], Augmented] | None = None
+        self._waited = 0.0
+
+    def take(self) -> tuple[tuple[str, ...], Augmented]:
+        """The next batch and the cases it is of; the one made ahead if there is one."""
+        ready = self._ready or self._make()
+        self._ready = None
+        return ready
+
+    def make_ahead(self) -> None:
+        """Make the next batch, where that is to be done ahead."""
+        if self._course.ahead:
+            self._ready = self._make()
+
+    def waited(self) -> float:
+        """Seconds spent waiting for the loader since this was asked last."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def _make(self) -> tuple[tuple[str, ...], Augmented]:
+        start = time.perf_counter()
+        batch = next(self._batches)
+        self._waited += time.perf_counter() - start
+        return batch.cases, to_tensors(batch, self._course)
+
+
+def nothing(*_: object) -> None:
+    """Whatever happens, do nothing about it."""
 
 
 class _Watch:

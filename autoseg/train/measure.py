@@ -21,7 +21,7 @@ from autoseg.networks.cost import training_step_memory
 from autoseg.networks.unet import build_network
 from autoseg.train.draws import no_draws
 from autoseg.train.loading import Batch
-from autoseg.train.loop import Course, train_step
+from autoseg.train.loop import Course, nothing, train_step
 from autoseg.train.losses import Objective
 from autoseg.train.optimizer import new_optimizer
 from autoseg.train.state import TrainState
@@ -79,7 +79,9 @@ def step_bytes(
     """
     on_cpu = device.type == "cpu"
     predicted = {
-        style: training_step_memory(configuration, num_channels, num_classes, style, on_cpu=on_cpu).peak_bytes
+        style: training_step_memory(
+            configuration, num_channels, num_classes, style, on_cpu=on_cpu, whole_loss=configuration.batch_dice
+        ).peak_bytes
         for style in candidates(device, samples_tied=configuration.ties_samples)
     }
     style, most = max(predicted.items(), key=lambda item: item[1])
@@ -110,7 +112,7 @@ def measure_step(
     scaler = torch.amp.GradScaler(device.type, enabled=style.precision == "float16")
     state = TrainState(network, new_optimizer(network, recipe), scaler)
     course = Course(
-        configuration, Objective(configuration.batch_dice), recipe, device, style, _nothing, _nothing, _nothing
+        configuration, Objective(configuration.batch_dice), recipe, device, style, nothing, nothing, nothing
     )
     batch = _noise(configuration, num_channels, num_classes)
     train_step(state, batch, course)
@@ -204,10 +206,6 @@ def _noise(configuration: Configuration, num_channels: int, num_classes: int) ->
         labels=[rng.integers(num_classes, size=patch).astype(np.int16) for _ in samples],
         draws=no_draws(configuration.batch_size, num_channels, patch),
     )
-
-
-def _nothing(*_: object) -> None:
-    """Report nothing."""
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from autoseg.artifacts.model import Pretrained, StepStyle
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.networks.device import keep_freed_memory, suit, use_fast_kernels
 from autoseg.train.loading import Batches
-from autoseg.train.loop import Course
+from autoseg.train.loop import Course, nothing
 from autoseg.train.optimizer import new_optimizer
 from autoseg.train.sampling import TrainingCase
 from autoseg.train.setup import (
@@ -17,7 +17,6 @@ from autoseg.train.setup import (
     class_weights_of,
     measure_step_style,
     new_network,
-    nothing,
     num_workers,
     objective_of,
 )

@@ -268,7 +268,9 @@ def coarse_matrix(n: int, m: int) -> NDArray[np.float32]:
 
 def _on(values: NDArray[np.floating], like: Tensor) -> Tensor:
     """An array where a tensor is, and of its type."""
-    return torch.from_numpy(np.ascontiguousarray(values)).to(like.dtype).to(like.device, non_blocking=True)
+    on_host = torch.from_numpy(np.ascontiguousarray(values)).to(like.dtype)
+    # CUDA copies a few kilobytes without waiting; matrices are larger, for which the memory must be pinned.
+    return (on_host.pin_memory() if like.is_cuda else on_host).to(like.device, non_blocking=True)
 
 
 def _column(values: NDArray[np.float64], rows: NDArray[np.int64], like: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from autoseg.networks.device import suit
 from autoseg.networks.unet import UNet, build_network
 from autoseg.train.class_weights import resolve_class_weights
 from autoseg.train.loading import BatchRecipe, make_batch
-from autoseg.train.loop import Course, train_step
+from autoseg.train.loop import Course, nothing, train_step
 from autoseg.train.losses import Objective
 from autoseg.train.optimizer import new_optimizer
 from autoseg.train.pretrained import begin
@@ -117,7 +117,7 @@ def measure_step_style(
     Raises
     ------
     SettingError
-        Samples are to pass one after the other, though the loss ties them together.
+        Samples are to pass one after the other, though the norm ties them together.
     """
     plan = task.plan
     configuration = plan.configurations[task.configuration_name]
@@ -152,10 +152,6 @@ def measure_step_style(
 def _measured_batch(configuration: Configuration) -> int:
     """As many samples as make a step whose parts weigh as in training, and no more: 2, or more of small ones."""
     return min(configuration.batch_size, max(2, round(MEASURED_VOXELS / prod(configuration.patch_size))))
-
-
-def nothing(*_: object) -> None:
-    """Report nothing."""
 
 
 def look_at_rate(recipe: Training) -> None:

@@ -340,6 +340,7 @@ def _train(
         whole_cases=whole_cases,
         ranks=ranks,
         shared=SharedNetwork(state.network, device, num_levels) if ranks.size > 1 else None,
+        ahead=device.type == "cuda",
     )
     try:
         with stop_requested() as stopped:
@@ -360,5 +361,6 @@ def _train(
         task.plan.num_classes,
         manifest.step,
         on_cpu=device.type == "cpu",
+        whole_loss=not objective.is_mean_over_samples,
     )
     return StepPeak(predicted_bytes=predicted.peak_bytes, measured_bytes=watch.peak_bytes)

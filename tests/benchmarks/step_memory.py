@@ -62,9 +62,11 @@ def main() -> None:
             StepStyle(precision="bfloat16"),
             StepStyle(precision="bfloat16", sample_by_sample=True, channels_last=True),
         ):
-            if style.sample_by_sample and (configuration.batch_dice or not on_cpu):
+            if style.sample_by_sample and not on_cpu:
                 continue
-            predicted = training_step_memory(configuration, channels, classes, style, on_cpu=on_cpu).peak_bytes
+            predicted = training_step_memory(
+                configuration, channels, classes, style, on_cpu=on_cpu, whole_loss=configuration.batch_dice
+            ).peak_bytes
             if predicted > arguments.most_gib * 2**30:
                 continue
             measured = measure_step(configuration, channels, classes, style, device)

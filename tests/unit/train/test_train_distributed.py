@@ -27,7 +27,7 @@ from autoseg.errors import AutosegError, SettingError
 from autoseg.layout import Workspace
 from autoseg.preprocess.case import foreground_locations
 from autoseg.preprocess.store import LoadedCase
-from autoseg.train import stage
+from autoseg.train import setup, stage
 from autoseg.train.distributed import (
     ALONE,
     Ranks,
@@ -107,14 +107,14 @@ def make_cases(variant):
 @contextmanager
 def exact(variant):
     """Arithmetic that is not measured, and no pictures, which take longer than these trainings."""
-    kept = stage.measure_step_style, stage.draw_progress, torch.get_num_threads()
+    kept = setup.choose_step, stage.draw_progress, torch.get_num_threads()
     style = StepStyle(precision="float32", sample_by_sample=variant.apart)
-    stage.measure_step_style, stage.draw_progress = lambda *_, **__: (style, {}), lambda *_: None
+    setup.choose_step, stage.draw_progress = lambda *_, **__: (style, {}), lambda *_: None
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        stage.measure_step_style, stage.draw_progress = kept[:2]
+        setup.choose_step, stage.draw_progress = kept[:2]
         torch.set_num_threads(kept[2])
 
 

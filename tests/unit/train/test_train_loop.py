@@ -74,7 +74,7 @@ def configuration(build_configuration):
 class Run:
     """A training with everything the loop needs, kept in memory."""
 
-    def __init__(self, configuration, cases, recipe=RECIPE, style=WHOLE, save=None, on_step=None, seed=0):
+    def __init__(self, configuration, cases, recipe=RECIPE, style=WHOLE, save=None, on_step=None, seed=0, ahead=False):
         torch.manual_seed(seed)
         network = build_network(configuration, 1, 2)
         self.state = TrainState(network, new_optimizer(network, recipe), torch.amp.GradScaler("cpu", enabled=False))
@@ -98,6 +98,7 @@ class Run:
             self._step,
             self.reports.append,
             self._save,
+            ahead=ahead,
         )
 
     def _step(self, progress, loss):
@@ -166,12 +167,57 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(configuration
     assert not torch.equal(one.weights, other.weights)
 
 
+class Counted:
+    """Batches, and how many were taken."""
+
+    def __init__(self, batches):
+        self.batches, self.taken = batches, 0
+
+    def __next__(self):
+        self.taken += 1
+        return next(self.batches)
+
+
+@pytest.mark.parametrize(("ahead", "taken"), [(False, [1, 2, 3]), (True, [2, 3, 4])])
+def test_batches_made_ahead_come_one_step_sooner(configuration, cases, ahead, taken):
+    seen = []
+    recipe = msgspec.structs.replace(RECIPE, epochs=1, validation_iterations=0)
+    run = Run(configuration, cases, recipe, on_step=lambda _: seen.append(training.taken), ahead=ahead)
+    training = Counted(Batches(cases, run.batches, first=0, num_workers=0))
+    train(run.state, run.course, training, training, lambda: False)
+    assert seen == taken
+
+
+@pytest.mark.parametrize("style", [WHOLE, APART])
+def test_batches_made_ahead_give_the_same_weights(configuration, cases, style):
+    one, ahead = Run(configuration, cases, style=style).go(), Run(configuration, cases, style=style, ahead=True).go()
+    assert torch.equal(one.weights, ahead.weights)
+    assert one.steps == ahead.steps
+    assert [r.validation_loss for r in one.reports] == [r.validation_loss for r in ahead.reports]
+
+
+def test_waiting_for_batches_made_ahead_is_counted(configuration, cases):
+    class Slow(Counted):
+        def __next__(self):
+            time.sleep(0.2)
+            return super().__next__()
+
+    recipe = msgspec.structs.replace(RECIPE, epochs=1, validation_iterations=0)
+    run = Run(configuration, cases, recipe, ahead=True)
+    training = Slow(Batches(cases, run.batches, first=0, num_workers=0))
+    train(run.state, run.course, training, training, lambda: False)
+    (report,) = run.reports
+    # Four batches in three steps.
+    assert 0.8 <= report.waiting_share * report.seconds <= report.seconds
+
+
 class KilledError(Exception):
     """Ends a run where no one expects it."""
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("after", [1, 3, 5, 8])
-def test_a_run_that_was_killed_goes_on_as_if_nothing_had_been(configuration, cases, tmp_path, after):
+def test_a_run_that_was_killed_goes_on_as_if_nothing_had_been(configuration, cases, tmp_path, after, ahead):
     undisturbed = Run(configuration, cases).go()
 
     def kill(state):
@@ -180,10 +226,10 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_been(configuration, cas
 
     often = msgspec.structs.replace(RECIPE, checkpoint_minutes=0.0)
     path = tmp_path / "checkpoint.pt"
-    killed = Run(configuration, cases, often, save=path, on_step=kill)
+    killed = Run(configuration, cases, often, save=path, on_step=kill, ahead=ahead)
     with pytest.raises(KilledError):
         killed.go()
-    resumed = Run(configuration, cases, often, seed=99)
+    resumed = Run(configuration, cases, often, seed=99, ahead=ahead)
     load_checkpoint(path, resumed.state, ["abc"])
     assert resumed.state.iteration == after
     resumed.go()

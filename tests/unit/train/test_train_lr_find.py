@@ -22,7 +22,7 @@ from autoseg.errors import AutosegError
 from autoseg.layout import Workspace
 from autoseg.preprocess.case import foreground_locations
 from autoseg.preprocess.store import LoadedCase
-from autoseg.train import lr_find, rehearsal, stage
+from autoseg.train import lr_find, setup, stage
 from autoseg.train.lr_find import exploded, propose, running_median, smooth, sweep_rates
 from autoseg.train.pretrained import find_pretrained
 from autoseg.train.sampling import TrainingCase
@@ -214,11 +214,11 @@ def hashes(folder):
 def test_a_phantom_gets_a_rate_that_learns_and_its_training_is_left_alone(task, cases, find, tmp_path, monkeypatch):
     space = Workspace(tmp_path / "w")
     folder = space.fold("3d_fullres", 0)
-    monkeypatch.setattr(rehearsal, "measure_step_style", lambda *_: (StepStyle(precision="float32"), {}))
+    monkeypatch.setattr(setup, "choose_step", lambda *_, **__: (StepStyle(precision="float32"), {}))
     model = train(task, cases, folder)
     before = hashes(folder.root)
     # What the training measured holds for the test.
-    monkeypatch.setattr(rehearsal, "measure_step_style", None)
+    monkeypatch.setattr(setup, "choose_step", None)
     test = find(task)
     assert hashes(folder.root) == before
     assert sorted(path.name for path in folder.root.parent.iterdir()) == ["fold_0", "lr_find_0.json", "lr_find_0.png"]
@@ -237,7 +237,7 @@ def test_a_phantom_gets_a_rate_that_learns_and_its_training_is_left_alone(task, 
 
 
 def test_a_seed_gives_the_same_curve_and_the_same_test_is_not_done_twice(task, find, tmp_path, monkeypatch):
-    monkeypatch.setattr(rehearsal, "measure_step_style", lambda *_: (StepStyle(precision="float32"), {}))
+    monkeypatch.setattr(setup, "choose_step", lambda *_, **__: (StepStyle(precision="float32"), {}))
     first = find(task, "a", iterations=4)
     assert find(task, "b", iterations=4) == first
     plan = msgspec.structs.replace(task.plan, training=msgspec.structs.replace(task.plan.training, seed=1))
@@ -250,7 +250,7 @@ def test_a_seed_gives_the_same_curve_and_the_same_test_is_not_done_twice(task, f
 
 
 def test_a_loss_that_is_no_number_is_told(task, cases, find, monkeypatch):
-    monkeypatch.setattr(rehearsal, "measure_step_style", lambda *_: (StepStyle(precision="float32"), {}))
+    monkeypatch.setattr(setup, "choose_step", lambda *_, **__: (StepStyle(precision="float32"), {}))
     for case in cases.values():
         case.image_czyx[:] = np.nan
     with pytest.raises(AutosegError, match="no number before"):
@@ -258,7 +258,7 @@ def test_a_loss_that_is_no_number_is_told(task, cases, find, monkeypatch):
 
 
 def test_the_rate_of_fine_tuning_is_found_from_the_weights_it_begins_with(task, cases, find, tmp_path, monkeypatch):
-    monkeypatch.setattr(rehearsal, "measure_step_style", lambda *_: (StepStyle(precision="float32"), {}))
+    monkeypatch.setattr(setup, "choose_step", lambda *_, **__: (StepStyle(precision="float32"), {}))
     folder = Workspace(tmp_path / "old").fold("3d_fullres", 0)
     recipe = msgspec.structs.replace(task.plan.training, iterations_per_epoch=12)
     train(replace(task, plan=msgspec.structs.replace(task.plan, training=recipe)), cases, folder)
@@ -272,7 +272,7 @@ def test_the_rate_of_fine_tuning_is_found_from_the_weights_it_begins_with(task, 
 
 
 def test_the_next_command_is_whole(task, find, tmp_path, monkeypatch):
-    monkeypatch.setattr(rehearsal, "measure_step_style", lambda *_: (StepStyle(precision="float32"), {}))
+    monkeypatch.setattr(setup, "choose_step", lambda *_, **__: (StepStyle(precision="float32"), {}))
     test = msgspec.structs.replace(
         find(task, iterations=2),
         proposed_rate=0.0012,

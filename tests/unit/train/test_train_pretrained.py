@@ -20,7 +20,7 @@ from autoseg.layout import Workspace
 from autoseg.networks.unet import build_network
 from autoseg.preprocess.case import foreground_locations
 from autoseg.preprocess.store import LoadedCase
-from autoseg.train import stage
+from autoseg.train import setup, stage
 from autoseg.train.carry_over import (
     Ends,
     adapt_input,
@@ -303,7 +303,7 @@ def run(phantom):
 
 @pytest.fixture(autouse=True)
 def one_style(monkeypatch):
-    monkeypatch.setattr(stage, "measure_step_style", lambda *_: (StepStyle(precision="float32"), {}))
+    monkeypatch.setattr(setup, "choose_step", lambda *_, **__: (StepStyle(precision="float32"), {}))
 
 
 @pytest.fixture
