@@ -116,7 +116,7 @@ def _measured(known: Mapping[Configuration, float]) -> list[Candidate]:
 
 
 def _at_least(configuration: Configuration, known: Mapping[Configuration, float]) -> float:
-    """The least that a step can be expected to take, in seconds, by each that was measured; next to nothing where none was.
+    """The least seconds that a step can be expected to take by each that was measured; next to none where none was.
 
     Notes
     -----
