@@ -81,7 +81,7 @@ def pace(
     First comes the planned network on the smallest patch with the smallest batch, then the network as planned where
     there is time for it, then whichever would be chosen. What was not measured counts with the least that its step can
     take by those that were (`_at_least`), so it is measured before it can be chosen, and one that is passed over would
-    not have been chosen. When the time is up, the best of those measured is.
+    not have been chosen. When the time is up, these bounds decide alone.
     """
     planned = candidates[0]
     known: dict[Configuration, float] = {}
@@ -99,20 +99,15 @@ def pace(
     measure(min(full_width, key=lambda each: prod(each.patch_size) * each.batch_size))
     if planned in left and STEPS_TO_MEASURE * _at_least(planned, known) < seconds_left():
         measure(planned)
-    while left:
-        expected = [Candidate(each, _at_least(each, known), measured=False) for each in left]
-        best = choose([*_measured(known), *expected], planned, hours)
-        if best.measured or STEPS_TO_MEASURE * best.seconds_per_step > seconds_left():
-            break
-        measure(best.configuration)
-    if not known:
-        return None
-    unknown = (Candidate(each, _at_least(each, known), measured=False) for each in left)
-    return Paced((*_measured(known), *unknown), choose(_measured(known), planned, hours))
-
-
-def _measured(known: Mapping[Configuration, float]) -> list[Candidate]:
-    return [Candidate(each, taken, measured=True) for each, taken in known.items()]
+    while True:
+        unknown = [Candidate(each, _at_least(each, known), measured=False) for each in left]
+        paced = (*(Candidate(each, taken, measured=True) for each, taken in known.items()), *unknown)
+        if not paced:
+            return None
+        chosen = choose(paced, planned, hours)
+        if chosen.measured or STEPS_TO_MEASURE * chosen.seconds_per_step > seconds_left():
+            return Paced(paced, chosen) if known else None
+        measure(chosen.configuration)
 
 
 def _at_least(configuration: Configuration, known: Mapping[Configuration, float]) -> float:

@@ -103,8 +103,8 @@ def test_measuring_few_finds_what_measuring_all_would(planned, candidates, hours
     assert set(candidates) == {each.configuration for each in paced.candidates}
 
 
-def test_what_is_not_measured_is_not_chosen(planned, candidates):
-    left = 30.0
+def test_when_the_time_is_up_what_is_known_decides(planned, candidates):
+    left = 5.0
 
     def seconds(configuration):
         nonlocal left
@@ -113,7 +113,10 @@ def test_what_is_not_measured_is_not_chosen(planned, candidates):
 
     paced = pace(candidates, 100.0, seconds, lambda: left)
     assert left > 0
-    assert paced.chosen.measured
+    assert not paced.chosen.measured
+    assert (
+        by_work(paced.chosen.configuration) / 2 < paced.chosen.seconds_per_step <= by_work(paced.chosen.configuration)
+    )
     assert pace(candidates, 100.0, seconds, lambda: 0.0) is None
 
 
