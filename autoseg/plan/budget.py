@@ -13,11 +13,12 @@ from autoseg.artifacts.plan import Configuration, Training
 # Of the time, what is left for steps; the rest is for loading, patches of validation, pictures and checkpoints.
 STEPS_SHARE = 0.9
 USUAL_STEPS = Training().epochs * Training().iterations_per_epoch
-# Too short a training: Dice lost after 1000 steps of the planned batch, and how fast that falls with steps.
-LOSS_AT_1000_STEPS = 0.06
-STEPS_EXPONENT = 1.0
-# What a batch is worth: so many times more steps, as its voxels to this power.
-BATCH_EXPONENT = 0.3
+# Too short a training: Dice lost after 1000 steps of the network as planned, and the power by which that falls.
+LOSS_AT_1000_STEPS = 0.05
+STEPS_EXPONENT = 0.8
+# A step of a smaller network, or of fewer voxels, teaches less: what it is worth, as powers of width and voxels.
+WIDTH_EXPONENT = 0.9
+VOXELS_EXPONENT = 0.3
 # Too small a network: Dice lost for good each time it is halved.
 LOSS_PER_HALF_WIDTH = 0.01
 LOSS_PER_HALF_PATCH = 0.02
@@ -79,7 +80,7 @@ def weigh(candidate: Candidate, planned: Configuration, hours: float) -> TimedNe
     halved_patch = _halvings(prod(made.patch_size), prod(planned.patch_size))
     halved_batch = _halvings(made.batch_size, planned.batch_size)
     steps = _steps(candidate, hours)
-    worth = steps * 2 ** (-BATCH_EXPONENT * (halved_patch + halved_batch))
+    worth = steps / 2 ** (WIDTH_EXPONENT * halved_width + VOXELS_EXPONENT * (halved_patch + halved_batch))
     return TimedNetwork(
         patch_size=made.patch_size,
         batch_size=made.batch_size,
