@@ -403,8 +403,8 @@ def test_a_plan_for_a_time(tmp_path, monkeypatch, build_dataset, build_fingerpri
     planned, small = usual.configurations["2d"], made.configurations["2d"]
     assert made.training == msgspec.structs.replace(usual.training, max_hours=0.0001)
     assert 2 <= small.batch_size < planned.batch_size
-    assert small.features_per_stage[0] < planned.features_per_stage[0]
-    assert "\n2d: gave up width 32 -> " in out
+    assert "\n2d: gave up " in out
+    assert f"batch {planned.batch_size} -> {small.batch_size}: " in out
     assert "\n2d: expected to lose " in out
     assert "## Budget" in out
     assert (made.budget.hours, made.budget.device, list(made.budget.configurations)) == (0.0001, "cpu", ["2d"])

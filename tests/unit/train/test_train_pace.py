@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from msgspec.structs import replace
 
 from autoseg.train.pace import Stopwatch
 
@@ -17,9 +16,8 @@ def stopwatch():
 @pytest.mark.parametrize(
     ("patch", "strides", "labels", "norm"),
     [
-        ((16, 16, 16), ((1, 1, 1), (2, 2, 2)), {"background": 0, "blob": 1}, "instance"),
+        ((8, 8, 8), ((1, 1, 1), (2, 2, 2)), {"background": 0, "blob": 1, "ignore": 2}, "instance"),
         ((16, 16), ((1, 1), (2, 2)), {"background": 0, "whole": (1, 2), "part": (2,)}, "batch"),
-        ((16, 16), ((1, 1), (2, 2)), {"background": 0, "blob": 1, "ignore": 2}, "instance"),
     ],
 )
 def test_steps_of_every_kind_of_network_are_timed(
@@ -31,12 +29,6 @@ def test_steps_of_every_kind_of_network_are_timed(
     before = torch.get_rng_state()
     assert stopwatch.seconds(plan, small) > 0
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_more_work_takes_longer(stopwatch, build_configuration, build_plan):
-    small, large = build_configuration((8, 8, 8)), replace(build_configuration((24, 24, 24)), batch_size=4)
-    plan = build_plan({"small": small, "large": large})
-    assert stopwatch.seconds(plan, small) < stopwatch.seconds(plan, large)
 
 
 def test_what_does_not_fit_is_not_tried(stopwatch, build_configuration, build_plan, monkeypatch):
