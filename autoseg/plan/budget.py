@@ -17,7 +17,7 @@ USUAL_STEPS = Training().epochs * Training().iterations_per_epoch
 LOSS_AT_1000_STEPS = 0.05
 STEPS_EXPONENT = 0.8
 # A step of a smaller network, or of fewer voxels, teaches less: what it is worth, as powers of width and voxels.
-WIDTH_EXPONENT = 0.9
+WIDTH_EXPONENT = 1.0
 VOXELS_EXPONENT = 0.3
 # Too small a network: Dice lost for good each time it is halved.
 LOSS_PER_HALF_WIDTH = 0.01

@@ -28,8 +28,8 @@ def candidates(planned):
 
 def by_work(configuration):
     """A machine on which a step takes a second for each million voxels at a width of 32, and a hundredth more."""
-    work = prod(configuration.patch_size) * configuration.batch_size * configuration.features_per_stage[0] ** 1.3
-    return work / 1e6 / 32**1.3 + 0.01
+    work = prod(configuration.patch_size) * configuration.batch_size * configuration.features_per_stage[0] ** 1.6
+    return work / 1e6 / 32**1.6 + 0.01
 
 
 def timed(candidates):
