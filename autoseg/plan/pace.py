@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from autoseg.artifacts.plan import Configuration
 from autoseg.plan.budget import Candidate, choose
 from autoseg.plan.configurations import network_fields
-from autoseg.plan.patch import SMALLEST_BATCH, shrink
+from autoseg.plan.patch import REFERENCE_BATCH, shrink
 from autoseg.plan.presets import Preset
 from autoseg.plan.topology import topology
 
@@ -45,12 +45,12 @@ def smaller(planned: Configuration, *, num_labels: int, preset: Preset) -> list[
     -------
     list of Configuration
         The first is `planned`. Patches are some that the planner's own search would come to, with the strides that it
-        would give them; batches are halved down to 2.
+        would give them; batches are halved down to the 2 patches, or 12 of 2D, that the planner's search reckons with.
     """
     made: dict[Configuration, None] = {}
     for patched in _patches(planned, num_labels, preset):
         for width in WIDTHS:
-            for batch_size in _batches(planned.batch_size):
+            for batch_size in _batches(planned):
                 made[replace(_narrowed(patched, width), batch_size=batch_size)] = None
     return list(made)
 
@@ -156,8 +156,8 @@ def _narrowed(configuration: Configuration, width: float) -> Configuration:
     return replace(configuration, features_per_stage=features, memory_proxy=proxy)
 
 
-def _batches(batch_size: int) -> list[int]:
-    sizes = [batch_size]
-    while sizes[-1] > SMALLEST_BATCH:
-        sizes.append(max(SMALLEST_BATCH, sizes[-1] // 2))
+def _batches(planned: Configuration) -> list[int]:
+    sizes, least = [planned.batch_size], REFERENCE_BATCH[len(planned.patch_size)]
+    while sizes[-1] > least:
+        sizes.append(max(least, sizes[-1] // 2))
     return sizes

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from statistics import median
 
 import numpy as np
 import torch
@@ -25,8 +24,8 @@ from autoseg.train.state import TrainState
 from autoseg.train.step_style import candidates, choose_step, describe_step
 
 log = logging.getLogger(__name__)
-# Enough steps to tell the median from another program's burst, and of quick ones as many as take this long.
-LEAST_STEPS, MOST_STEPS, ENOUGH_SECONDS = 3, 15, 0.3
+# So many steps, and of quick ones as many as take this long.
+LEAST_STEPS, MOST_STEPS, ENOUGH_SECONDS = 4, 20, 0.5
 # Of the memory that is free.
 USED_SHARE = 0.9
 
@@ -96,13 +95,13 @@ class Stopwatch:
 
 
 def _timed(step: Callable[[], float]) -> float:
-    """Median of some steps."""
+    """The quickest of some steps: another program's burst must not decide for the whole training."""
     taken: list[float] = []
     while len(taken) < LEAST_STEPS or (sum(taken) < ENOUGH_SECONDS and len(taken) < MOST_STEPS):
         start = time.perf_counter()
         step()
         taken.append(time.perf_counter() - start)
-    return median(taken)
+    return min(taken)
 
 
 def _noise(plan: Plan, configuration: Configuration, number: int) -> Batch:

@@ -392,7 +392,7 @@ def test_measuring_makes_what_does_not_fit_smaller(tmp_path, monkeypatch, build_
 
 
 def test_a_plan_for_a_time(tmp_path, monkeypatch, build_dataset, build_fingerprint):
-    pictures = build_fingerprint(build_dataset(num_cases=250), shapes=((1, 30, 30),))
+    pictures = build_fingerprint(build_dataset(num_cases=600), shapes=((1, 30, 30),))
     write(tmp_path / "fingerprint.json", pictures)
     arguments = ["plan", "--fingerprint", tmp_path / "fingerprint.json", "-w", tmp_path / "w"]
     usual = make_plan(pictures)
@@ -402,7 +402,7 @@ def test_a_plan_for_a_time(tmp_path, monkeypatch, build_dataset, build_fingerpri
     made = read(tmp_path / "w" / "plan.json", Plan)
     planned, small = usual.configurations["2d"], made.configurations["2d"]
     assert made.training == msgspec.structs.replace(usual.training, max_hours=0.0001)
-    assert 2 <= small.batch_size < planned.batch_size
+    assert 12 <= small.batch_size < planned.batch_size
     assert "\n2d: gave up " in out
     assert f"batch {planned.batch_size} -> {small.batch_size}: " in out
     assert "\n2d: expected to lose " in out

@@ -125,9 +125,10 @@ def test_what_does_not_fit_the_memory_is_not_chosen(planned, candidates):
     assert pace(candidates, 1.0, lambda _: None, lambda: 1e9) is None
 
 
-def test_a_batch_of_two_stays(build_configuration):
-    two = build_configuration((32, 32), ((1, 1), (2, 2)), batch_size=2)
-    assert {each.batch_size for each in smaller(two, num_labels=2, preset=PRESETS["plain"])} == {2}
+@pytest.mark.parametrize(("batch_size", "expected"), [(2, {2}), (12, {12}), (13, {13, 12}), (50, {50, 25, 12})])
+def test_a_batch_never_falls_below_the_planners_reference(build_configuration, batch_size, expected):
+    flat = build_configuration((32, 32), ((1, 1), (2, 2)), batch_size=batch_size)
+    assert {each.batch_size for each in smaller(flat, num_labels=2, preset=PRESETS["plain"])} == expected
 
 
 def test_without_a_budget_nothing_is_told():
