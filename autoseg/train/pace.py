@@ -25,7 +25,7 @@ from autoseg.train.step_style import candidates, choose_step, describe_step
 
 log = logging.getLogger(__name__)
 # So many steps, and of quick ones as many as take this long.
-LEAST_STEPS, MOST_STEPS, ENOUGH_SECONDS = 4, 20, 0.5
+LEAST_STEPS, MOST_STEPS, ENOUGH_SECONDS = 4, 15, 0.3
 # Of the memory that is free.
 USED_SHARE = 0.9
 

@@ -392,7 +392,7 @@ def test_measuring_makes_what_does_not_fit_smaller(tmp_path, monkeypatch, build_
 
 
 def test_a_plan_for_a_time(tmp_path, monkeypatch, build_dataset, build_fingerprint):
-    pictures = build_fingerprint(build_dataset(num_cases=600), shapes=((1, 30, 30),))
+    pictures = build_fingerprint(build_dataset(num_cases=350), shapes=((1, 30, 30),))
     write(tmp_path / "fingerprint.json", pictures)
     arguments = ["plan", "--fingerprint", tmp_path / "fingerprint.json", "-w", tmp_path / "w"]
     usual = make_plan(pictures)
