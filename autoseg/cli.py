@@ -95,6 +95,12 @@ def main() -> None:
 @click.option("--splits", type=EXISTING_FILE, metavar="FILE", help="Take the folds from a file of your own.")
 @click.option("--explain", is_flag=True, help="Print why each choice was made (plan.md).")
 @click.option("--measure", is_flag=True, help="Do training steps, and make what does not fit the memory smaller.")
+@click.option(
+    "--budget-hours",
+    type=Finite(min=0, min_open=True),
+    metavar="HOURS",
+    help="Time training steps, and choose networks that are best in so much training a fold.",
+)
 @click.option("--fingerprint", type=EXISTING_FILE, help="Plan from a fingerprint, autoseg's or nnU-Net's.")
 @click.option("--dataset", type=EXISTING_FILE, help="nnU-Net's dataset.json, which belongs to its fingerprint.")
 @click.option("--read-nnunet", type=EXISTING_FILE, metavar="FILE", help="Take the plan from an nnUNetPlans.json.")
@@ -120,6 +126,7 @@ def plan(
     splits: Path | None,
     explain: bool,
     measure: bool,
+    budget_hours: float | None,
     fingerprint: Path | None,
     dataset: Path | None,
     read_nnunet: Path | None,
@@ -138,6 +145,7 @@ def plan(
     from autoseg.artifacts.base import read
     from autoseg.artifacts.fingerprint import Fingerprint
     from autoseg.artifacts.splits import Splits
+    from autoseg.plan.budget_reasons import budget_lines
     from autoseg.plan.decide import Wishes
 
     folders = [folder for folder in (raw, images, labels) if folder is not None]
@@ -150,11 +158,18 @@ def plan(
     if not (folders or fingerprint):
         message = "give the dataset RAW, or both --images and --labels, or --fingerprint"
         raise click.UsageError(message)
-    if read_nnunet is not None and (measure or spacing or gpu_memory_gb or preset != "plain"):
-        message = "--read-nnunet takes the place of --preset, --gpu-memory, --spacing and --measure"
+    if read_nnunet is not None and (measure or budget_hours or spacing or gpu_memory_gb or preset != "plain"):
+        message = "--read-nnunet takes the place of --preset, --gpu-memory, --spacing, --measure and --budget-hours"
         raise click.UsageError(message)
     split = options.split(num_folds, stratify, splits, fingerprint)
-    wishes = Wishes(preset=preset, gpu_memory_gb=gpu_memory_gb, spacing=spacing, measure_on=device if measure else None)
+    wishes = Wishes(
+        preset=preset,
+        gpu_memory_gb=gpu_memory_gb,
+        spacing=spacing,
+        measure_on=device if measure else None,
+        budget_hours=budget_hours,
+        budget_on=device,
+    )
     space = Workspace(workspace)
     if fingerprint is not None:
         made = planning.plan_fingerprint(fingerprint, space, description=dataset, wishes=wishes, imported=read_nnunet)
@@ -174,7 +189,7 @@ def plan(
     if explain:
         click.echo(space.explanation.read_text(encoding="utf-8"))
     measured = read(space.fingerprint, Fingerprint)
-    for line in (*console.plan_lines(made), *console.case_lines(measured)):
+    for line in (*console.plan_lines(made), *budget_lines(made.budget), *console.case_lines(measured)):
         click.echo(line)
     if fingerprint is None and space.splits.exists():
         click.echo(f"{console.splits_line(read(space.splits, Splits))} -> {space.splits}")

@@ -1,6 +1,7 @@
 """1 and 2, by every way: a dataset, a fingerprint or nnU-Net's files -> plan.json; and a plan -> nnU-Net's file."""
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from autoseg.layout import Workspace
 from autoseg.machine import alone
 
 if TYPE_CHECKING:
-    from autoseg.plan.decide import Meter, Wishes
+    from autoseg.plan.decide import Meter, Timer, Wishes
 
 log = logging.getLogger(__name__)
 AS_PLANNED = SplitWishes()
@@ -26,6 +27,8 @@ PLANNED_BY_ANOTHER = "another process plans this workspace"
 USUAL_ENDING, PICTURE_ENDING = ".nii.gz", ".png"
 # Of a device's free memory; the rest is for what allocators and drivers hold back.
 MEASURED_SHARE = 0.9
+# How long timing steps for a budget takes at most, but for a step that takes longer than expected.
+TIMING_SECONDS, TIMING_SHARE = 60.0, 0.05
 
 
 def plan(
@@ -75,7 +78,7 @@ def plan(
     _check_ours(workspace.dataset)
     check_writable(workspace.root)
     # A file that can't be read and a device that is not there are told before every case is measured.
-    foreign, meter = _foreign(imported), _meter(wishes)
+    foreign, meter, timer = _foreign(imported), _meter(wishes), _timer(wishes)
     # Where cases may be rejected, folds can be held against them only when it is known which are left.
     given = None if reject else given_splits(dataset, workspace, split)
     with alone(workspace.lock, PLANNED_BY_ANOTHER):
@@ -85,7 +88,7 @@ def plan(
             given = given_splits(dataset, workspace, split)
         # Before the plan: one without a dataset passes for planned from a fingerprint alone.
         write(workspace.dataset, dataset)
-        made = _plan(fingerprint, workspace, wishes, meter, foreign)
+        made = _plan(fingerprint, workspace, wishes, meter, timer, foreign)
         training = split.applied(made.training, given)
         if training != made.training:
             made = replace(made, training=training)
@@ -152,7 +155,7 @@ def plan_fingerprint(
     check_writable(workspace.root)
     fingerprint = read_fingerprint(file, description)
     with alone(workspace.lock, PLANNED_BY_ANOTHER):
-        made = _plan(fingerprint, workspace, wishes, _meter(wishes), _foreign(imported))
+        made = _plan(fingerprint, workspace, wishes, _meter(wishes), _timer(wishes), _foreign(imported))
         write(workspace.fingerprint, fingerprint)
         return made
 
@@ -162,6 +165,7 @@ def _plan(
     workspace: Workspace,
     wishes: "Wishes | None",
     meter: "Meter | None",
+    timer: "Timer | None",
     foreign: tuple[dict[str, Any], str] | None,
 ) -> Plan:
     from autoseg.plan import stage
@@ -169,7 +173,7 @@ def _plan(
 
     if foreign is not None:
         return stage.adopt(fingerprint, workspace.plan, workspace.explanation, *foreign)
-    return stage.run(fingerprint, workspace.plan, workspace.explanation, wishes or USUAL, meter)
+    return stage.run(fingerprint, workspace.plan, workspace.explanation, wishes or USUAL, meter, timer)
 
 
 def _foreign(file: Path | None) -> tuple[dict[str, Any], str] | None:
@@ -202,6 +206,32 @@ def _meter(wishes: "Wishes | None") -> "Meter | None":
         return step_bytes(configuration, plan.num_inputs(configuration), classes, device, limit)
 
     return Meter(str(device), limit, measure)
+
+
+def _timer(wishes: "Wishes | None") -> "Timer | None":
+    """What training steps are timed with, where the plan is to fit a time.
+
+    Raises
+    ------
+    SettingError
+        There is no such device.
+    """
+    if wishes is None or wishes.budget_hours is None:
+        return None
+    from autoseg.networks.device import choose_device
+    from autoseg.plan.decide import Timer
+    from autoseg.train.pace import Stopwatch
+
+    device = choose_device(wishes.budget_on)
+    most = max(TIMING_SECONDS, TIMING_SHARE * 3600 * wishes.budget_hours)
+    begun: list[float] = []
+
+    def seconds_left() -> float:
+        # The fingerprint is made before anything is timed.
+        begun[:] = begun or [time.monotonic()]
+        return begun[0] + most - time.monotonic()
+
+    return Timer(str(device), Stopwatch(device).seconds, seconds_left)
 
 
 def export_nnunet(

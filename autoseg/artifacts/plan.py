@@ -8,6 +8,7 @@ import msgspec
 from autoseg.artifacts.augmentation import Augmentation
 from autoseg.artifacts.base import Artifact, Record
 from autoseg.artifacts.bounds import AtLeastOne, NonNegative, Positive, Share
+from autoseg.artifacts.budget import Budget
 from autoseg.artifacts.fingerprint import IntensityStatistics
 from autoseg.artifacts.labels import Labels, Name, Value, count_foreground, count_outputs, fault, has_regions
 
@@ -315,6 +316,8 @@ class Plan(Artifact, frozen=True, kw_only=True):
         Of the raw fingerprint, after transposition; for information.
     intensities : tuple of IntensityStatistics
         For CT normalization, one a channel.
+    budget : Budget or None
+        What was given up for a time to train in, where the plan was made for one; for information.
     """
 
     inputs_sha256: str
@@ -332,6 +335,7 @@ class Plan(Artifact, frozen=True, kw_only=True):
     configurations: Annotated[dict[Name, Configuration], msgspec.Meta(min_length=1)]
     training: Training = Training()
     prediction: Prediction = Prediction()
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         """Hold the channels, the axes and the configurations against each other.

@@ -10,16 +10,20 @@ from math import prod
 from msgspec.structs import replace
 
 from autoseg.artifacts.base import digest
+from autoseg.artifacts.budget import Budget
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Configuration, Plan, WishedPreset
 from autoseg.plan.automatic import Advice, advise
+from autoseg.plan.budget import record
 from autoseg.plan.configurations import Geometry, plan_configurations, plan_geometry, target_grid
 from autoseg.plan.fit import Fit, fit
 from autoseg.plan.mirroring import mirror_axes
 from autoseg.plan.normalization import masked, normalization_schemes
+from autoseg.plan.pace import pace, smaller
 from autoseg.plan.presets import PRESETS, Preset
 
 log = logging.getLogger(__name__)
+USUALLY_TRAINED = "3d_fullres"
 RULES = "3"  # to be raised when the same fingerprint would give another plan
 
 
@@ -37,12 +41,18 @@ class Wishes:
         Target spacing in mm along (Z, Y, X), in place of the one found; along (Y, X) it leaves the slices as they are.
     measure_on : str or None
         Device on which training steps are measured, as `--device` has it; None: nothing is measured.
+    budget_hours : float or None
+        Time that the training of a fold may take; None: as long as is usual.
+    budget_on : str
+        Device on which it will train, as `--device` has it.
     """
 
     preset: WishedPreset = "plain"
     gpu_memory_gb: float | None = None
     spacing: tuple[float, ...] | None = None
     measure_on: str | None = None
+    budget_hours: float | None = None
+    budget_on: str = "auto"
 
 
 USUAL = Wishes()
@@ -64,6 +74,24 @@ class Meter:
     device_name: str
     limit_bytes: int
     step_bytes: Callable[[Plan, Configuration], tuple[int, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A device on which training steps are timed.
+
+    Attributes
+    ----------
+    device_name : str
+    step_seconds : callable
+        Seconds of a training step of a plan's configuration; None where it does not fit the memory.
+    seconds_left : callable
+        How much longer timing may take.
+    """
+
+    device_name: str
+    step_seconds: Callable[[Plan, Configuration], float | None]
+    seconds_left: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +159,9 @@ def decide(fingerprint: Fingerprint, wishes: Wishes = USUAL) -> Decisions:
     )
     # A target that is named is a limit for what is measured, the usual one is not.
     measured = f"{wishes.measure_on} {wishes.gpu_memory_gb}" if wishes.measure_on else "not measured"
-    wished = (wishes.preset, str(float(gpu_memory_gb)), str(wishes.spacing), measured)
+    wished = [wishes.preset, str(float(gpu_memory_gb)), str(wishes.spacing), measured]
+    if wishes.budget_hours is not None:
+        wished.append(f"{wishes.budget_hours} hours on {wishes.budget_on}")
     plan = Plan(
         inputs_sha256=digest(RULES, fingerprint, *wished),
         preset=name,
@@ -199,6 +229,51 @@ def _measure(meter: Meter, plan: Plan, name: str, candidate: Configuration) -> t
         meter.limit_bytes / 2**30,
     )
     return needed, measured
+
+
+def fit_to_budget(decisions: Decisions, timer: Timer, hours: float) -> Decisions:
+    """Make networks smaller where they then are expected to be better after so many hours of training.
+
+    Notes
+    -----
+    The configuration that is trained where none is named comes first; those for which no time is left to measure stay
+    as they are, and so does the second stage of a cascade. Where the usual schedule of all others fits, the plan
+    keeps its number of epochs.
+    """
+    plan = decisions.plan
+    configurations, choices = dict(plan.configurations), {}
+    whole = [name for name, each in configurations.items() if each.previous_stage is None]
+    for name in sorted(whole, key=lambda name: name != USUALLY_TRAINED):
+        planned = configurations[name]
+        candidates = smaller(planned, num_labels=len(plan.labels), preset=decisions.preset)
+        paced = pace(candidates, hours, partial(_time, timer, plan, name), timer.seconds_left)
+        if paced is None:
+            log.warning("%s stays as planned: there was no time left to measure its steps, or no memory", name)
+            continue
+        configurations[name] = paced.chosen.configuration
+        choices[name] = record(paced.candidates, paced.chosen, planned, hours)
+    by_count = len(choices) == len(whole) and all(each.usual_schedule_fits for each in choices.values())
+    budgeted = replace(
+        plan,
+        configurations=configurations,
+        training=replace(plan.training, max_hours=None if by_count else hours),
+        budget=Budget(hours=hours, device=timer.device_name, configurations=choices),
+    )
+    return dataclasses.replace(decisions, plan=budgeted)
+
+
+def _time(timer: Timer, plan: Plan, name: str, candidate: Configuration) -> float | None:
+    """Seconds of a step, which are said."""
+    taken = timer.step_seconds(plan, candidate)
+    log.info(
+        "%s, features from %d, batch %d of %s: %s",
+        name,
+        candidate.features_per_stage[0],
+        candidate.batch_size,
+        "x".join(map(str, candidate.patch_size)),
+        "does not fit the memory" if taken is None else f"{taken:.3g} s a step",
+    )
+    return taken
 
 
 def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:

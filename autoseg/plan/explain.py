@@ -7,6 +7,7 @@ import numpy as np
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.plan import network_reasons as network
 from autoseg.plan import reasons
+from autoseg.plan.budget_reasons import budget
 from autoseg.plan.decide import Decisions
 from autoseg.plan.reasons import Choice, axis_names, by, in_mm
 
@@ -34,6 +35,11 @@ def explain(fingerprint: Fingerprint, decisions: Decisions) -> str:
         lines += [
             "",
             "Training steps were measured: see Measured at the end. The other sections tell the plan as it was before.",
+        ]
+    if decisions.plan.budget is not None:
+        lines += [
+            "",
+            "It was made for a time: see Budget at the end. The other sections tell the plan as it was before.",
         ]
     for choice in choices(fingerprint, decisions):
         lines += ["", f"## {choice.title}", "", f"Rule: {choice.rule}"]
@@ -64,6 +70,8 @@ def choices(fingerprint: Fingerprint, decisions: Decisions) -> Iterator[Choice]:
     yield network.memory(decisions)
     if decisions.fits:
         yield network.fits(decisions)
+    if plan.budget is not None:
+        yield budget(plan.budget)
 
 
 def _dataset(fingerprint: Fingerprint) -> list[str]:

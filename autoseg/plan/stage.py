@@ -11,7 +11,7 @@ from autoseg.artifacts.base import atomic_path, encode, read, set_aside, write
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.overlay import differences
 from autoseg.artifacts.plan import Plan
-from autoseg.plan.decide import USUAL, Meter, Wishes, decide, fit_to_device
+from autoseg.plan.decide import USUAL, Meter, Timer, Wishes, decide, fit_to_budget, fit_to_device
 from autoseg.plan.explain import explain
 from autoseg.plan.nnunet import from_nnunet, to_nnunet
 
@@ -25,6 +25,7 @@ def run(
     explanation: Path,
     wishes: Wishes = USUAL,
     meter: Meter | None = None,
+    timer: Timer | None = None,
 ) -> Plan:
     """Write plan.json and plan.md, unless the plan at `out` was made from the same inputs.
 
@@ -36,6 +37,8 @@ def run(
     wishes : Wishes
     meter : Meter, optional
         Measures training steps, by which batches and patches are then corrected.
+    timer : Timer, optional
+        Times training steps, by which networks are fitted to the wished hours.
 
     Notes
     -----
@@ -45,7 +48,7 @@ def run(
     decisions = decide(fingerprint, wishes)
     old = _fresh(out, decisions.plan)
     if old is not None:
-        if meter is None:
+        if meter is None and timer is None:
             _note_edits(old, decisions.plan)
             _write_text(explain(fingerprint, decisions), explanation)
         elif not explanation.exists():
@@ -54,6 +57,8 @@ def run(
         return old
     if meter is not None:
         decisions = fit_to_device(decisions, meter)
+    if timer is not None and wishes.budget_hours is not None:
+        decisions = fit_to_budget(decisions, timer, wishes.budget_hours)
     return _keep(decisions.plan, explain(fingerprint, decisions), out, explanation)
 
 

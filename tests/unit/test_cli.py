@@ -391,6 +391,38 @@ def test_measuring_makes_what_does_not_fit_smaller(tmp_path, monkeypatch, build_
     assert "device is not present" in explained(*arguments, "--measure", "--device", "cuda:99")
 
 
+def test_a_plan_for_a_time(tmp_path, monkeypatch, build_dataset, build_fingerprint):
+    pictures = build_fingerprint(build_dataset(num_cases=350), shapes=((1, 30, 30),))
+    write(tmp_path / "fingerprint.json", pictures)
+    arguments = ["plan", "--fingerprint", tmp_path / "fingerprint.json", "-w", tmp_path / "w"]
+    usual = make_plan(pictures)
+    budget = (*arguments, "--budget-hours", "0.0001", "--device", "cpu")
+    code, out, _ = call(*budget, "--explain")
+    assert code == 0
+    made = read(tmp_path / "w" / "plan.json", Plan)
+    planned, small = usual.configurations["2d"], made.configurations["2d"]
+    assert made.training == msgspec.structs.replace(usual.training, max_hours=0.0001)
+    assert 12 <= small.batch_size < planned.batch_size
+    assert "\n2d: gave up " in out
+    assert f"batch {planned.batch_size} -> {small.batch_size}: " in out
+    assert "\n2d: expected to lose " in out
+    assert "## Budget" in out
+    assert (made.budget.hours, made.budget.device, list(made.budget.configurations)) == (0.0001, "cpu", ["2d"])
+    assert made.budget.configurations["2d"].chosen.measured
+    # Fresh: nothing is timed again, and what was given up is told again, in plan.md too.
+    monkeypatch.setattr("autoseg.train.pace.Stopwatch.seconds", None)
+    text = (tmp_path / "w" / "plan.md").read_text()
+    (tmp_path / "w" / "plan.md").unlink()
+    code, out, _ = call(*budget)
+    assert code == 0
+    assert "2d: gave up " in out
+    assert (tmp_path / "w" / "plan.md").read_text() == text
+    # Without a budget the plan is the usual one again.
+    assert call(*arguments)[0] == 0
+    assert read(tmp_path / "w" / "plan.json", Plan) == usual
+    assert "device is not present" in explained(*arguments, "--budget-hours", "1", "--device", "cuda:99")
+
+
 def test_the_plans_labels_are_made_of_the_datasets_values(measured, tmp_path, build_dataset):
     space = tmp_path / "w"
     call("plan", "--fingerprint", measured, "-w", space)
@@ -425,6 +457,9 @@ def test_a_fingerprint_does_not_take_over_a_dataset(measured, tmp_path, build_da
         (("RAW", "--dataset", "F"), "--dataset belongs to --fingerprint"),
         (("--fingerprint", "F", "--read-nnunet", "F", "--measure"), "takes the place of --preset"),
         (("--fingerprint", "F", "--read-nnunet", "F", "--preset", "auto"), "takes the place of --preset"),
+        (("--fingerprint", "F", "--read-nnunet", "F", "--budget-hours", "1"), "takes the place of --preset"),
+        (("--fingerprint", "F", "--budget-hours", "0"), "not in the range x>0"),
+        (("--fingerprint", "F", "--budget-hours", "inf"), "--budget-hours"),
         ((), "or --fingerprint"),
     ],
 )
