@@ -17,9 +17,9 @@ from autoseg.networks.device import keep_freed_memory, suit, use_fast_kernels
 from autoseg.networks.unet import build_network
 from autoseg.train.draws import draw
 from autoseg.train.loading import Batch, values_in
-from autoseg.train.loop import Course, train_step
+from autoseg.train.loop import Course, nothing, train_step
 from autoseg.train.optimizer import new_optimizer
-from autoseg.train.setup import nothing, objective_of
+from autoseg.train.setup import objective_of
 from autoseg.train.state import TrainState
 from autoseg.train.step_style import candidates, choose_step, describe_step
 
