@@ -46,7 +46,9 @@ def _told(choice: BudgetChoice, hours: float) -> Iterator[str]:
         f"gave up {', '.join(gave_up) or 'none of the network'}: {about}{chosen.seconds_per_step:.3g} s a step, "
         f"{chosen.steps:,.0f} steps in {hours:g} h where {USUAL_STEPS:,} are usual"
     )
-    instead = "" if planned is None or planned == chosen else f"; as planned {_dice(planned.loss)}"
+    instead = ""
+    if planned is not None and planned != chosen:
+        instead = f"; as planned {'' if planned.measured else 'at least '}{_dice(planned.loss)}"
     yield (
         f"expected to lose {_dice(chosen.loss)} Dice, {_dice(chosen.loss_by_time)} for the time and "
         f"{_dice(chosen.loss_by_size)} for its size{instead}"
