@@ -403,7 +403,7 @@ def test_what_differs_is_told(task_of, run, folder, caplog, monkeypatch):
     new = task_of(spacing=(2.0, 1.0, 1.0), normalization_schemes=("ct",))
     with caplog.at_level("INFO"):
         run(replace(new, pretrained=find(folder("old").root, new)), folder("new"))
-    unlike = [message for message in caplog.messages if message.startswith("unlike")]
+    unlike = dict.fromkeys(message for message in caplog.messages if message.startswith("unlike"))
     assert [message.split(": ")[1].split(" was")[0] for message in unlike] == ["spacing", "normalization.MR"]
 
 
