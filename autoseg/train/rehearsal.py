@@ -11,6 +11,7 @@ from autoseg.networks.device import keep_freed_memory, suit, use_fast_kernels
 from autoseg.train.loading import Batches
 from autoseg.train.loop import Course, nothing
 from autoseg.train.optimizer import new_optimizer
+from autoseg.train.pretrained import begin
 from autoseg.train.sampling import TrainingCase
 from autoseg.train.setup import (
     batch_recipes,
@@ -72,7 +73,8 @@ def rehearse(
     use_fast_kernels()
     plan, recipe = task.plan, task.plan.training
     configuration = plan.configurations[task.configuration_name]
-    network, pretrained = new_network(task, device, None)
+    network = new_network(task, device)
+    pretrained = begin(network, plan, task.configuration_name, task.pretrained)
     weights = class_weights_of(task, records)
     batches = batch_recipes(task, records)[0]
     if style is None:

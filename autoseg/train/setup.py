@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from math import prod
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from autoseg.artifacts.labels import foreground, has_regions, ignored, values_of
-from autoseg.artifacts.model import Pretrained, StepStyle
+from autoseg.artifacts.model import StepStyle
 from autoseg.artifacts.plan import Configuration, Plan, Training
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.errors import SettingError
@@ -21,7 +21,6 @@ from autoseg.train.loading import BatchRecipe, make_batch
 from autoseg.train.loop import Course, nothing, train_step
 from autoseg.train.losses import Objective
 from autoseg.train.optimizer import new_optimizer
-from autoseg.train.pretrained import begin
 from autoseg.train.sampling import RareClasses, TrainingCase, weigh_rare_classes
 from autoseg.train.state import TrainState
 from autoseg.train.step_style import choose_step, describe_step
@@ -34,25 +33,11 @@ HIGH_FOR_ADAMW = 0.003
 TRAINING_STREAM, VALIDATION_STREAM = 0, 1
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """What a training that goes on began with; None: fresh weights."""
-
-    pretrained: Pretrained | None
-
-
-def new_network(task: FoldTask, device: torch.device, begun: Beginning | None) -> tuple[UNet, Pretrained | None]:
-    """A fold's network, its weights fresh or pretrained, as its seed and fold alone say; and what they came from.
-
-    Parameters
-    ----------
-    begun : Beginning or None
-        Where a checkpoint will give the weights: nothing is read then.
-    """
+def new_network(task: FoldTask, device: torch.device) -> UNet:
+    """A fold's network, its weights as its seed and fold alone say."""
     plan, configuration = task.plan, task.plan.configurations[task.configuration_name]
     torch.manual_seed(int(np.random.default_rng((plan.training.seed, task.fold)).integers(2**31)))
-    network = build_network(configuration, plan.num_inputs(configuration), plan.num_classes).to(device)
-    return network, begun.pretrained if begun else begin(network, plan, task.configuration_name, task.pretrained)
+    return build_network(configuration, plan.num_inputs(configuration), plan.num_classes).to(device)
 
 
 def num_workers(cases: Sequence[TrainingCase], recipe: BatchRecipe, device: torch.device, jobs: int) -> int:

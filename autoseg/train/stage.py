@@ -28,9 +28,9 @@ from autoseg.train.loop import Course, EpochReport, progress_of, train
 from autoseg.train.losses import level_weights
 from autoseg.train.measure import PeakWatch
 from autoseg.train.optimizer import new_optimizer
+from autoseg.train.pretrained import begin
 from autoseg.train.sampling import TrainingCase
 from autoseg.train.setup import (
-    Beginning,
     batch_recipes,
     class_weights_of,
     look_at_rate,
@@ -150,7 +150,14 @@ def _run(
     recipe = task.plan.training
     look_at_rate(recipe)
     use_fast_kernels()
-    network, pretrained = new_network(task, device, None if earlier is None else _begun_with(earlier, folder))
+    network = new_network(task, device)
+    goes_on = earlier is not None and any(path.exists() for path in (folder.checkpoint, folder.previous_checkpoint))
+    # Where a checkpoint gives the weights, nothing is read.
+    pretrained = (
+        earlier.pretrained
+        if earlier is not None and goes_on
+        else begin(network, task.plan, task.configuration_name, task.pretrained)
+    )
     network = with_shared_statistics(network, ranks, device)
     training_cases, validation_cases = cases(task.cases.training), cases(task.cases.validation)
     batches = batch_recipes(task, records)
@@ -214,12 +221,6 @@ def _finish(state: TrainState, manifest: TrainedModel, folder: FoldFolder, peak:
     write(folder.manifest, manifest)
     folder.extension.unlink(missing_ok=True)
     return manifest
-
-
-def _begun_with(earlier: TrainedModel, folder: FoldFolder) -> Beginning | None:
-    """What a training began with whose weights stand in a checkpoint."""
-    checkpoints = (folder.checkpoint, folder.previous_checkpoint)
-    return Beginning(earlier.pretrained) if any(path.exists() for path in checkpoints) else None
 
 
 def _use_threads(earlier: TrainedModel | None, device: torch.device, ranks: Ranks) -> int | None:
