@@ -10,7 +10,7 @@ from autoseg.artifacts.dataset import Repair
 from autoseg.artifacts.plan import PresetName, WishedPreset
 from autoseg.errors import OUT_OF_MEMORY, AutosegError, DatasetError, Terminated, is_out_of_memory
 from autoseg.layout import Workspace
-from autoseg.options import ANY_FILE, ANY_PATH, DEBUG, EXISTING, EXISTING_FILE, FOLDER, Finite
+from autoseg.options import ANY_FILE, ANY_PATH, DEBUG, EXISTING, EXISTING_FILE, FOLDER, RESTART, Finite
 
 
 class _Program(click.Group):
@@ -25,7 +25,8 @@ class _Program(click.Group):
         except KeyboardInterrupt as interrupt:
             goes_on = ctx.invoked_subcommand in ("preprocess", "train", "predict")
             again = "goes on from here" if goes_on else "begins anew"
-            click.echo(f"interrupted; the same command {again}", err=True)
+            but = " without --restart" if ctx.meta.get(RESTART) else ""
+            click.echo(f"interrupted; the same command{but} {again}", err=True)
             ctx.exit(143 if isinstance(interrupt, Terminated) else 130)
         except Exception as error:
             if ctx.meta.get(DEBUG):
@@ -308,43 +309,32 @@ def train(
     if restart and extend:
         message = "--restart throws away what --extend goes on with"
         raise click.UsageError(message)
+    click.get_current_context().meta[RESTART] = restart
     settings = (*settings, *options.recipe(epochs, max_hours, patience, seed))
-    space, chosen = Workspace(workspace), options.folds(folds)
+    space = Workspace(workspace)
+    wish = pipeline.TrainingWish(
+        folds=options.folds(folds),
+        settings=settings,
+        configuration_name=configuration,
+        jobs=options.count(jobs),
+        restart=restart,
+        extend=extend,
+        pretrained=pretrained,
+    )
     failures: dict[int, str] = {}
     if devices:
         if "--device" in (arguments := options.again("devices", "jobs")):
             message = "--devices takes the place of --device"
             raise click.UsageError(message)
-        results, failures = pipeline.train_side_by_side(
-            space,
-            chosen,
-            devices,
-            arguments,
-            settings=settings,
-            configuration_name=configuration,
-            jobs=options.count(jobs),
-            restart=restart,
-            extend=extend,
-            pretrained=pretrained,
-        )
+        results, failures = pipeline.train_side_by_side(space, wish, devices, arguments)
     else:
-        results = pipeline.train(
-            space,
-            chosen,
-            settings=settings,
-            configuration_name=configuration,
-            device_name=device,
-            jobs=options.count(jobs),
-            restart=restart,
-            extend=extend,
-            pretrained=pretrained,
-        )
+        results = pipeline.train(space, wish, device_name=device)
     for fold, evaluation in results.items():
         click.echo(f"fold {fold}: {console.summary_line(evaluation)}")
     if results:  # of several processes that train together only one has any
         click.echo(f"-> {space.root / 'models'}")
     if failures:
-        raise console.failed_folds(failures)
+        raise console.failed_folds(failures, restarted=restart)
 
 
 @main.command()
@@ -379,16 +369,14 @@ def lr_find(
     from autoseg import console, pipeline
 
     space = Workspace(workspace)
-    test = pipeline.lr_find(
-        space,
-        fold,
-        settings=(*settings, *([] if seed is None else [f"training.seed={seed}"])),
+    wish = pipeline.TrainingWish(
+        folds=[fold],
+        settings=(*settings, *options.recipe(seed=seed)),
         configuration_name=configuration,
-        device_name=device,
         jobs=options.count(jobs),
-        iterations=iterations,
         pretrained=pretrained,
     )
+    test = pipeline.lr_find(space, wish, device_name=device, iterations=iterations)
     for line in console.rate_lines(test, workspace=workspace, pretrained=pretrained):
         click.echo(line)
     click.echo(f"-> {space.rate_test(test.configuration_name, fold).with_suffix('.png')}")

@@ -121,13 +121,13 @@ def summary_line(evaluation: Evaluation) -> str:
     return f"mean Dice {_dice(evaluation.summary.mean.dice)} over {len(evaluation.cases)} cases ({labels})"
 
 
-def failed_folds(failures: Mapping[int, str]) -> AutosegError:
+def failed_folds(failures: Mapping[int, str], *, restarted: bool) -> AutosegError:
     """What is raised when some folds were not trained, and why each."""
     lines = (line for fold, why in failures.items() for line in f"fold {fold}: {why}".splitlines())
     return AutosegError(
         f"{len(failures)} fold{'s' * (len(failures) > 1)} failed",
         found="\n           ".join(lines),
-        hint="the same command trains what is missing",
+        hint=f"the same command{' without --restart' * restarted} trains what is missing",
     )
 
 

@@ -35,6 +35,7 @@ EXISTING = click.Path(exists=True, path_type=Path)
 ANY_FILE = click.Path(dir_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 DEBUG = "autoseg.debug"
+RESTART = "autoseg.restart"
 
 
 def common(command: F) -> F:
@@ -216,7 +217,9 @@ def count(jobs: int | None) -> int:
     return jobs or available_cpus()
 
 
-def recipe(epochs: int | None, max_hours: float | None, patience: int | None, seed: int | None) -> list[str]:
+def recipe(
+    epochs: int | None = None, max_hours: float | None = None, patience: int | None = None, seed: int | None = None
+) -> list[str]:
     """The settings that options of `train` are short for."""
     if epochs is not None and max_hours is not None:
         message = "--epochs and --max-hours both say how long to train: give one of them"
@@ -250,11 +253,11 @@ def spacing(_context: click.Context, _parameter: click.Parameter, text: str | No
 
 
 def folds(values: tuple[str, ...]) -> list[int] | None:
-    """Numbers, or None for all."""
+    """Numbers, each once, or None for all."""
     if "all" in values:
         return None
     try:
-        return [int(value) for value in values]
+        return list(dict.fromkeys(int(value) for value in values))
     except ValueError as error:
         message = f"{' '.join(values)!r}: folds are numbers, or all"
         raise click.UsageError(message) from error

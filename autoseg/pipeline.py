@@ -11,7 +11,7 @@ are used, so that planning never waits for torch.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,30 +118,38 @@ def preprocess(
     return {record.name: record for record in records}
 
 
-def train(
-    workspace: Workspace,
-    folds: Sequence[int] | None,
-    *,
-    settings: Sequence[str],
-    configuration_name: str | None,
-    device_name: str,
-    jobs: int,
-    restart: bool = False,
-    extend: bool = False,
-    pretrained: Path | None = None,
-) -> dict[int, Evaluation]:
-    """4 to 6: train each fold, predict its validation cases, score them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingWish:
+    """What a user asks to be trained.
 
-    Parameters
+    Attributes
     ----------
     folds : sequence of int or None
         None: all.
+    settings : sequence of str
+        KEY=VALUE, over the plan's.
+    configuration_name : str or None
+        None: as `choose_configuration` has it.
+    jobs : int
     restart : bool
         Throw earlier trainings of these folds away.
     extend : bool
         Train finished folds for longer.
-    pretrained : Path, optional
+    pretrained : Path or None
         Whose weights each fold begins with; see `find_pretrained`.
+    """
+
+    folds: Sequence[int] | None
+    settings: Sequence[str] = ()
+    configuration_name: str | None = None
+    jobs: int
+    restart: bool = False
+    extend: bool = False
+    pretrained: Path | None = None
+
+
+def train(workspace: Workspace, wish: TrainingWish, *, device_name: str) -> dict[int, Evaluation]:
+    """4 to 6: train each fold, predict its validation cases, score them.
 
     Returns
     -------
@@ -163,17 +171,7 @@ def train(
     evaluations = {}
     with joined(ranks, device):
         with ranks.first_ahead():
-            dataset, tasks, records = _prepare(
-                workspace,
-                folds,
-                settings,
-                configuration_name,
-                jobs=jobs,
-                restart=restart,
-                extend=extend,
-                pretrained=pretrained,
-                writes=ranks.is_first,
-            )
+            dataset, tasks, records = _prepare(workspace, wish, writes=ranks.is_first)
         plan, name = tasks[0].plan, tasks[0].configuration_name
         # Read when first asked for: a fold that is finished and scored needs none.
         arrays = cache(partial(_training_cases, workspace, name, records, plan, ranks.local_size))
@@ -186,36 +184,26 @@ def train(
                 lambda cases: [arrays()[case] for case in cases],
                 folder,
                 device=device,
-                jobs=max(1, jobs // ranks.local_size),
-                restart=restart,
-                extend=extend,
+                jobs=max(1, wish.jobs // ranks.local_size),
+                restart=wish.restart,
+                extend=wish.extend,
                 case_dice=partial(_case_dice, dataset, records, stored, device),
                 ranks=ranks,
             )
             if ranks.is_first:
-                evaluations[task.fold] = _validate(dataset, records, stored, model, folder, device, jobs)
+                evaluations[task.fold] = _validate(dataset, records, stored, model, folder, device, wish.jobs)
     return evaluations
 
 
 def train_side_by_side(
-    workspace: Workspace,
-    folds: Sequence[int] | None,
-    devices: Sequence[str],
-    arguments: Sequence[str],
-    *,
-    settings: Sequence[str],
-    configuration_name: str | None,
-    jobs: int,
-    restart: bool = False,
-    extend: bool = False,
-    pretrained: Path | None = None,
+    workspace: Workspace, wish: TrainingWish, devices: Sequence[str], arguments: Sequence[str]
 ) -> tuple[dict[int, Evaluation], dict[int, str]]:
     """4 to 6 in a process for each fold, as many at a time as there are devices.
 
     Parameters
     ----------
-    folds : sequence of int or None
-        None: all.
+    workspace : Workspace
+    wish : TrainingWish
     devices : sequence of str
     arguments : sequence of str
         Of `autoseg train`, but for folds, device, jobs, and the share of the memory.
@@ -244,21 +232,12 @@ def train_side_by_side(
         )
     for device in devices:
         choose_device(device)
-    _, tasks, _ = _prepare(
-        workspace,
-        folds,
-        settings,
-        configuration_name,
-        jobs=jobs,
-        restart=restart,
-        extend=extend,
-        pretrained=pretrained,
-    )
+    _, tasks, _ = _prepare(workspace, wish)
     plan, name = tasks[0].plan, tasks[0].configuration_name
     memory = plan.training.memory_share / len(devices)
 
     def arguments_of(fold: int, device: str) -> list[str]:
-        shared = ["--jobs", str(max(1, jobs // len(devices))), "--set", f"training.memory_share={memory:g}"]
+        shared = ["--jobs", str(max(1, wish.jobs // len(devices))), "--set", f"training.memory_share={memory:g}"]
         return ["train", str(fold), *arguments, "--device", device, *shared]
 
     failures = run_folds([task.fold for task in tasks], devices, arguments_of)
@@ -267,82 +246,53 @@ def train_side_by_side(
 
 
 def _prepare(
-    workspace: Workspace,
-    folds: Sequence[int] | None,
-    settings: Sequence[str],
-    configuration_name: str | None,
-    *,
-    jobs: int,
-    restart: bool,
-    extend: bool,
-    pretrained: Path | None,
-    writes: bool = True,
+    workspace: Workspace, wish: TrainingWish, *, writes: bool = True
 ) -> tuple[Dataset, list["FoldTask"], dict[str, PreprocessedCase]]:
     """Everything before the first fold is trained: the folds are written down, and their cases preprocessed."""
     from autoseg.datasets.splits import keep_splits
     from autoseg.train.earlier import find_earlier
 
-    dataset, splits, tasks = _fold_tasks(
-        workspace, folds, settings, configuration_name, pretrained=pretrained, anew=restart
-    )
+    dataset, splits, tasks = _fold_tasks(workspace, wish)
     plan, name = tasks[0].plan, tasks[0].configuration_name
-    if not restart:
+    if not wish.restart:
         # Before hours of work: the last fold may hold a training with other settings.
         for task in tasks:
-            find_earlier(task, workspace.fold(name, task.fold), extend=extend)
+            find_earlier(task, workspace.fold(name, task.fold), extend=wish.extend)
     if writes:
         keep_splits(splits, dataset, workspace)
-    return dataset, tasks, preprocess(workspace, dataset, plan, name, jobs=jobs)
+    return dataset, tasks, preprocess(workspace, dataset, plan, name, jobs=wish.jobs)
 
 
-def lr_find(
-    workspace: Workspace,
-    fold: int,
-    *,
-    settings: Sequence[str],
-    configuration_name: str | None,
-    device_name: str,
-    jobs: int,
-    iterations: int,
-    pretrained: Path | None = None,
-) -> RateTest:
+def lr_find(workspace: Workspace, wish: TrainingWish, *, device_name: str, iterations: int) -> RateTest:
     """4, for a minute: sweep a fold's learning rate on weights that are thrown away."""
     from autoseg.networks.device import choose_device
     from autoseg.train import lr_find
 
     # Of a training that may be there, nothing counts.
-    dataset, _, (task,) = _fold_tasks(workspace, [fold], settings, configuration_name, pretrained=pretrained, anew=True)
+    dataset, _, (task,) = _fold_tasks(workspace, replace(wish, restart=True))
     plan, name = task.plan, task.configuration_name
     device = choose_device(device_name)
-    records = preprocess(workspace, dataset, plan, name, jobs=jobs)
+    records = preprocess(workspace, dataset, plan, name, jobs=wish.jobs)
     arrays = cache(partial(_training_cases, workspace, name, records, plan, 1))
     return lr_find.run(
         task,
         records,
         lambda cases: [arrays()[case] for case in cases],
-        workspace.fold(name, fold),
-        workspace.rate_test(name, fold),
+        workspace.fold(name, task.fold),
+        workspace.rate_test(name, task.fold),
         device=device,
-        jobs=jobs,
+        jobs=wish.jobs,
         iterations=iterations,
     )
 
 
-def _fold_tasks(
-    workspace: Workspace,
-    folds: Sequence[int] | None,
-    settings: Sequence[str],
-    configuration_name: str | None,
-    *,
-    pretrained: Path | None,
-    anew: bool,
-) -> tuple[Dataset, Splits, list["FoldTask"]]:
-    """What is to be trained, as asked; nothing is written. Unless `anew`, with the weights it once began with."""
+def _fold_tasks(workspace: Workspace, wish: TrainingWish) -> tuple[Dataset, Splits, list["FoldTask"]]:
+    """What is to be trained, as asked, and unless anew with the weights it once began with; nothing is written."""
     from autoseg.datasets.splits import find_splits
     from autoseg.train.task import FoldTask
 
-    dataset, plan = open_workspace(workspace, settings)
-    name = choose_configuration(plan, configuration_name)
+    dataset, plan = open_workspace(workspace, wish.settings)
+    name = choose_configuration(plan, wish.configuration_name)
     if plan.configurations[name].previous_stage:
         raise SettingError(
             "the second stage of a cascade can be planned, but not trained yet",
@@ -351,7 +301,7 @@ def _fold_tasks(
             hint=f"train {plan.configurations[name].previous_stage} or 3d_fullres",
         )
     splits = find_splits(dataset, plan, workspace)
-    chosen = range(len(splits.folds)) if folds is None else folds
+    chosen = range(len(splits.folds)) if wish.folds is None else wish.folds
     for fold in chosen:
         if fold not in range(len(splits.folds)):
             raise SettingError(
@@ -363,13 +313,13 @@ def _fold_tasks(
     tasks = [
         FoldTask(
             plan=plan,
-            settings=tuple(settings),
+            settings=tuple(wish.settings),
             configuration_name=name,
             fold=fold,
             cases=splits.folds[fold],
             naming=dataset.naming,
             file_values=dataset.file_values,
-            pretrained=_origin(workspace, plan, name, fold, splits.folds[fold], pretrained, anew=anew),
+            pretrained=_origin(workspace, plan, name, fold, splits.folds[fold], wish),
         )
         for fold in chosen
     ]
@@ -377,7 +327,7 @@ def _fold_tasks(
 
 
 def _origin(
-    workspace: Workspace, plan: Plan, name: str, fold: int, cases: Fold, pretrained: Path | None, *, anew: bool
+    workspace: Workspace, plan: Plan, name: str, fold: int, cases: Fold, wish: TrainingWish
 ) -> "PretrainedFold | Pretrained | None":
     """The weights that a fold's training begins with, or began with.
 
@@ -390,9 +340,9 @@ def _origin(
     from autoseg.train.pretrained import find_pretrained, recorded_in
 
     folder = workspace.fold(name, fold)
-    if pretrained is None:
-        return None if anew else recorded_in(folder)
-    source = find_pretrained(pretrained, fold, plan, name)
+    if wish.pretrained is None:
+        return None if wish.restart else recorded_in(folder)
+    source = find_pretrained(wish.pretrained, fold, plan, name)
     if source.folder.root.resolve() == folder.root.resolve():
         raise SettingError(
             "a fold can't begin with its own weights", where=str(folder.root), hint="copy its folder and name the copy"

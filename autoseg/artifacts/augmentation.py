@@ -31,6 +31,8 @@ EXTRAS = (
     "cutmix_probability",
     "mixup_probability",
 )
+# What the classic transforms do in one way alone.
+TENSOR_ONLY = ("rotation_probability_per_axis", "scaling_probability_per_axis", "contrast_clip_share")
 # What `strong` puts in the place of defaults: nnU-Net's DA5 (2.8.1), as far as it has a meaning here.
 STRONG: dict[str, Any] = {
     "rotation_probability": 0.4,
@@ -167,6 +169,11 @@ class Augmentation(Record, frozen=True, kw_only=True):
             asked = [name for name in EXTRAS if getattr(self, name)]
             if asked:
                 message = f"{', '.join(asked)}: not with backend batchgenerators, only with tensor"
+                raise ValueError(message)
+            plain = Augmentation()
+            other = [name for name in TENSOR_ONLY if getattr(self, name) != getattr(plain, name)]
+            if other:
+                message = f"{', '.join(other)}: not to be changed with backend batchgenerators, only with tensor"
                 raise ValueError(message)
             if self.mirror_probability not in (0.0, 0.5):
                 message = f"mirror_probability: {self.mirror_probability} is not possible with backend batchgenerators,"

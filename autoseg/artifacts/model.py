@@ -108,7 +108,7 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     inputs_sha256 : str
         Of every setting that shapes the weights and the names of the fold's cases.
     data_sha256 : str
-        Of the preprocessed cases' own inputs.
+        Of the arrays of the fold's preprocessed cases.
     plan : Plan
         As used, with every `--set` applied.
     settings : tuple of str

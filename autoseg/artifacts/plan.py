@@ -344,7 +344,7 @@ class Plan(Artifact, frozen=True, kw_only=True):
         ------
         ValueError
             A channel lacks its intensities or normalization, a cascade its previous stage, the transpositions are not
-            inverse, or the labels contradict each other.
+            inverse, the labels contradict each other, or samples that a norm ties together are to pass one by one.
         """
         channels = len(self.channel_names)
         if len(self.intensities) != channels:
@@ -359,6 +359,12 @@ class Plan(Artifact, frozen=True, kw_only=True):
                 if len(getattr(configuration, field)) != channels:
                     message = f"configurations.{name}.{field} needs an entry for each of the {channels} channels"
                     raise ValueError(message)
+            if configuration.norm == "batch" and self.training.sample_by_sample:
+                message = (
+                    f"training.sample_by_sample is true, and configurations.{name}.norm is batch, which ties the "
+                    "samples of a batch together: use false or null, or another norm"
+                )
+                raise ValueError(message)
         if any(self.transpose_backward[axis] != position for position, axis in enumerate(self.transpose_forward)):
             message = "transpose_backward does not undo transpose_forward"
             raise ValueError(message)

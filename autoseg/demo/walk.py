@@ -65,14 +65,8 @@ def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterat
     yield from (f"   {line}" for line in console.plan_lines(plan))
     yield f"   changed for the demo: {', '.join(SETTINGS)}"
 
-    results = pipeline.train(
-        workspace,
-        [0],
-        settings=[f"training.max_hours={minutes / 60}", *SETTINGS],
-        configuration_name=None,
-        device_name=device_name,
-        jobs=jobs,
-    )
+    wish = pipeline.TrainingWish(folds=[0], settings=[f"training.max_hours={minutes / 60}", *SETTINGS], jobs=jobs)
+    results = pipeline.train(workspace, wish, device_name=device_name)
     yield f"3. trained for {minutes:g} minutes; validation of fold 0: {console.summary_line(results[0])}"
 
     inputs = sorted((raw / "imagesTs").glob(f"*{ENDING}"))

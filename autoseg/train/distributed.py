@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from autoseg.artifacts.plan import Configuration
 from autoseg.errors import ArtifactError, AutosegError, SettingError
 from autoseg.machine import available_cpus
 from autoseg.networks.unet import UNet
@@ -276,22 +277,10 @@ class _DeepLogits(nn.Module):
         return self.network.deep_logits(x, num_levels)
 
 
-def with_shared_statistics(network: UNet, ranks: Ranks, device: torch.device) -> UNet:
-    """Let batch norm see the batch of all processes.
-
-    Raises
-    ------
-    SettingError
-        It can't on this device.
-    """
+def with_shared_statistics(network: UNet, ranks: Ranks) -> UNet:
+    """Let batch norm see the batch of all processes, on GPUs."""
     if ranks.size == 1 or not any(isinstance(module, _BatchNorm) for module in network.modules()):
         return network
-    if device.type != "cuda":
-        raise SettingError(
-            "batch norm over several processes needs GPUs",
-            found=f"{ranks.size} processes on {device.type}",
-            hint="train in one process, or plan another norm",
-        )
     shared: UNet = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return shared
 
@@ -310,6 +299,22 @@ def check_shares(ranks: Ranks, batch_size: int, configuration_name: str) -> None
             found=f"{ranks.size} processes",
             allowed=f"1 to {batch_size}",
             hint=f"start fewer, or plan larger batches (--set configurations.{configuration_name}.batch_size=N)",
+        )
+
+
+def check_statistics(ranks: Ranks, configuration: Configuration, device: torch.device) -> None:
+    """Refuse batch norm where it can't see the batch of all processes.
+
+    Raises
+    ------
+    SettingError
+        It can't on this device.
+    """
+    if ranks.size > 1 and configuration.norm == "batch" and device.type != "cuda":
+        raise SettingError(
+            "batch norm over several processes needs GPUs",
+            found=f"{ranks.size} processes on {device.type}",
+            hint="train in one process, or plan another norm",
         )
 
 

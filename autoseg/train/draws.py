@@ -394,10 +394,11 @@ def rotation(d: int, plane: tuple[int, int], angle: float) -> NDArray[np.float64
 def _quarter_turns(
     rng: np.random.Generator, recipe: Augmentation, mirrored: NDArray[np.bool_], patch: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Axes and mirroring of each sample, some turned in a plane whose edges are equal."""
+    """Axes and mirroring of each sample, some turned in a plane of equal edges; flat patches within their slices."""
     b, d = mirrored.shape
     axes, mirrored = np.tile(np.arange(d), (b, 1)), mirrored.copy()
-    equal = [(i, j) for i in range(d) for j in range(i + 1, d) if patch[i] == patch[j]]
+    inside = range(1 if is_flat(patch) else 0, d)
+    equal = [(i, j) for i in inside for j in inside if i < j and patch[i] == patch[j]]
     if not equal:
         return axes, mirrored
     for sample in np.flatnonzero(rng.random(b) < recipe.quarter_turn_probability):

@@ -1,5 +1,6 @@
 """Whether a fold's earlier training can be gone on with: settings, cases and beginning held against today's."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from autoseg.artifacts.labels import has_regions
 from autoseg.artifacts.model import EarlierEnd, TrainedModel
 from autoseg.artifacts.overlay import differences
 from autoseg.artifacts.plan import Plan
-from autoseg.errors import SettingError
+from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
 from autoseg.train.pretrained import other_beginning
 from autoseg.train.task import FoldTask
 
 MOST_SHOWN = 5
+SEEN_WITHIN_SECONDS = 30
 # What a finished training may be extended in.
 LENGTH = ("epochs", "max_hours", "patience")
 
@@ -80,6 +82,9 @@ def find_earlier(task: FoldTask, folder: FoldFolder, *, extend: bool = False) ->
     """
     inputs = inputs_of(task)
     found = [read(path, TrainedModel) for path in (folder.extension, folder.manifest) if path.exists()]
+    if len(found) > 1 and found[0].inputs_sha256 == found[1].inputs_sha256:
+        # Killed after the extended training was finished, before the file of what it began as was taken away.
+        found = found[1:]
     for earlier in found:
         if earlier.inputs_sha256 == inputs:
             return earlier
@@ -102,6 +107,35 @@ def find_earlier(task: FoldTask, folder: FoldFolder, *, extend: bool = False) ->
     )
 
 
+def find_begun(task: FoldTask, folder: FoldFolder) -> TrainedModel:
+    """The manifest that the first of several processes has just written, for the others to go by.
+
+    Raises
+    ------
+    ArtifactError
+        It is not to be seen here.
+
+    Notes
+    -----
+    A network file system may take seconds to show what another host made.
+    """
+    inputs = inputs_of(task)
+    deadline = time.monotonic() + SEEN_WITHIN_SECONDS
+    while True:
+        found = [read(path, TrainedModel) for path in (folder.manifest, folder.extension) if path.exists()]
+        for begun in found:
+            if begun.inputs_sha256 == inputs:
+                return begun
+        if time.monotonic() > deadline:
+            raise ArtifactError(
+                "what the first process wrote is not to be seen here",
+                where=str(folder.manifest),
+                found="a training with other settings" if found else "nothing",
+                hint="all hosts must see the same workspace, and be given the same command",
+            )
+        time.sleep(0.2)
+
+
 def _extended(found: Sequence[TrainedModel], task: FoldTask, folder: FoldFolder) -> TrainedModel:
     """The manifest of a finished training, as it is while it is extended.
 
@@ -110,6 +144,13 @@ def _extended(found: Sequence[TrainedModel], task: FoldTask, folder: FoldFolder)
     SettingError
         There is none, it is being extended already, or it differs in more than its length.
     """
+    if found and found[0].extended and not found[0].finished:
+        raise SettingError(
+            "this training is being extended to another length already",
+            where=str(folder.root),
+            found=" ".join(found[0].settings),
+            hint="go on with these settings until it is finished, and extend it then",
+        )
     if not found or not found[0].finished:
         raise SettingError(
             "there is no finished training to extend",
@@ -124,10 +165,11 @@ def _extended(found: Sequence[TrainedModel], task: FoldTask, folder: FoldFolder)
     same_length = msgspec.structs.replace(task.plan, training=msgspec.structs.replace(recipe, **as_before))
     if inputs_of(replace(task, plan=same_length)) != earlier.inputs_sha256:
         determining = (_determining(plan, task.configuration_name) for plan in (earlier.plan, same_length))
+        changed = [*other_beginning(earlier.pretrained, task.pretrained), *differences(*determining)]
         raise SettingError(
             "a training can be extended in its length alone",
             where=str(folder.root),
-            found="; ".join(differences(*determining)[:MOST_SHOWN]) or "the fold's cases changed",
+            found="; ".join(changed[:MOST_SHOWN]) or "the fold's cases changed",
             allowed=", ".join(f"training.{name}" for name in LENGTH),
         )
     planned = recipe.epochs * recipe.iterations_per_epoch

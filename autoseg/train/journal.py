@@ -69,7 +69,7 @@ def draw_progress(path: Path, metrics: list[dict[str, Any]]) -> None:
     losses, dice, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
     losses.plot(epochs, [_number(record["train_loss"]) for record in metrics], label="training loss")
     losses.plot(epochs, [_number(record["validation_loss"]) for record in metrics], label="validation loss (patches)")
-    losses.set_ylabel("Dice + cross-entropy")
+    losses.set_ylabel("loss")
     losses.legend()
     dice.plot(epochs, [_number(record["patch_dice"]) for record in metrics], color="tab:green", label="patch Dice")
     smoothed = [_number(record["smoothed_patch_dice"]) for record in metrics]

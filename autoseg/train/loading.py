@@ -129,6 +129,31 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
     return Batch(tuple(names), images, labels, draws, moved_values=values, kept=kept)
 
 
+def noise_batch(draws: Draws, patch: tuple[int, ...], shape_ck: tuple[int, int], seed: int) -> Batch:
+    """A batch of noise, for measuring what a step takes.
+
+    Parameters
+    ----------
+    draws : Draws
+    patch : tuple of int
+    shape_ck : tuple of int
+        Number of channels, and of classes.
+    seed : int
+    """
+    rng = np.random.default_rng(seed)
+    channels, classes = shape_ck
+    samples = range(len(draws.moved))
+    edges = [draws.source_edges(sample, patch) for sample in samples]
+    labels = [rng.integers(max(2, classes), size=each).astype(np.int16) for each in edges]
+    return Batch(
+        cases=tuple("noise" for _ in samples),
+        images=[rng.standard_normal((channels, *each), dtype=np.float32) for each in edges],
+        labels=labels,
+        draws=draws,
+        moved_values=values_in([labels[sample] for sample in np.flatnonzero(draws.moved)]),
+    )
+
+
 def values_in(labels: Sequence[NDArray[np.int16]]) -> tuple[int, ...]:
     """Values that occur in label maps, in order."""
     seen = np.zeros(2**16, dtype=bool)

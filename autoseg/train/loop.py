@@ -24,13 +24,12 @@ from autoseg.train.losses import Objective, deep_loss, level_weights, overlap_co
 from autoseg.train.patience import annealing, follow
 from autoseg.train.schedule import learning_rate, progress_by_count, progress_by_time
 from autoseg.train.state import TrainState
-from autoseg.train.validate import WholeCases, is_due, predict_whole
+from autoseg.train.validate import FORWARD_SHARE, MOST_SHARE, WholeCases, is_due, predict_whole
 
 log = logging.getLogger(__name__)
 # Under a time budget an epoch, after which progress is shown, is at most this share of it.
 BUDGET_EPOCHS = 50
 LEAST_EPOCH_SECONDS = 5.0  # a picture and a validation batch each epoch would eat up a short budget
-BUDGET_VALIDATION_SHARE = 0.05
 # The scale of float16's losses begins at 2 to the 16th and is halved by each failure: it is not to blame for more.
 MOST_FAILED_STEPS = 20
 MOST_NAMED = 10
@@ -42,6 +41,10 @@ class EpochReport:
 
     Attributes
     ----------
+    epoch : int
+        From 0.
+    iterations : int
+        Of the training so far.
     train_loss, validation_loss : float or None
         Means over the steps with a finite loss; None where there were none.
     patch_dice : float or None
@@ -59,8 +62,12 @@ class EpochReport:
         Iterations of this epoch that left the weights alone, because gradients were not finite.
     learning_rate : float
         At the end of the epoch.
+    seconds : float
+        Of the training so far.
     waiting_share : float
-        Share of the time spent waiting for data.
+        Share of the epoch's steps spent waiting for data.
+    samples_per_second : float
+        Of the epoch's steps, loading and augmentation included.
     """
 
     epoch: int
@@ -85,6 +92,13 @@ class Course:
 
     Attributes
     ----------
+    configuration : Configuration
+        What is trained.
+    objective : Objective
+    recipe : Training
+    device : torch.device
+    step : StepStyle
+        How steps are computed.
     on_step : callable
         Called after each iteration with the share of training done and the loss.
     on_epoch : callable
@@ -417,7 +431,10 @@ def _validate(
     stopped: Callable[[], bool],
 ) -> _Validated | None:
     """Validate on patches, and now and then on whole cases; None where the user asked to stop meanwhile."""
-    losses, dice = _validate_patches(state, course, batches, epoch, step_seconds)
+    patches = _validate_patches(state, course, batches, epoch, step_seconds, stopped)
+    if patches is None:
+        return None
+    losses, dice = patches
     whole: dict[str, float | None] | None = {}
     sample_seconds = step_seconds / course.configuration.batch_size
     if (
@@ -425,6 +442,8 @@ def _validate(
         and progress_of(state, course.recipe, step_seconds) < 1  # after the last epoch every case is predicted
         and is_due(state.epoch, course.recipe, course.whole_cases, sample_seconds, epoch.seconds)
     ):
+        # A large case takes minutes, longer than a scheduler may wait after it asked to stop.
+        course.save()
         # The first process alone, while the others wait for what came of it.
         whole = predict_whole(state.network, course.whole_cases, stopped) if course.ranks.is_first else {}
         (left_off,) = course.ranks.as_first(whole is None)
@@ -434,19 +453,26 @@ def _validate(
 
 @torch.no_grad()
 def _validate_patches(
-    state: TrainState, course: Course, batches: Batches, epoch: _EpochClock, step_seconds: float
-) -> tuple[list[float], list[float | None]]:
-    """Loss of each validation batch, and Dice of each foreground label over all of them pooled."""
+    state: TrainState,
+    course: Course,
+    batches: Batches,
+    epoch: _EpochClock,
+    step_seconds: float,
+    stopped: Callable[[], bool],
+) -> tuple[list[float], list[float | None]] | None:
+    """Loss of each validation batch, and Dice of each foreground label over all of them pooled; None if stopped."""
     recipe = course.recipe
     limit = recipe.validation_iterations
     if recipe.max_hours is not None and limit:
-        # Validation counts against the budget; a forward pass is about a third of a step.
-        limit = max(1, min(limit, int(epoch.seconds * BUDGET_VALIDATION_SHARE / max(step_seconds / 3, 1e-9))))
+        # Validation counts against the budget.
+        limit = max(1, min(limit, int(epoch.seconds * MOST_SHARE / max(step_seconds * FORWARD_SHARE, 1e-9))))
     losses = []
     counts = torch.zeros(2, 1, dtype=torch.float64)
     # As in prediction: batch norm goes by its running statistics, and learns nothing from these cases.
     state.network.eval()
     for _ in range(limit):
+        if course.ranks.any(stopped()):
+            return None
         batch = to_tensors(next(batches), course)
         loss, levels = step_loss(state.network, batch, course)
         if course.apart:

@@ -26,7 +26,7 @@ class Extents:
 
     Attributes
     ----------
-    common, predicted, true : Tensor of float32, shape (B, K)
+    common_bk, predicted_bk, true_bk : Tensor of float32, shape (B, K)
     """
 
     common_bk: Tensor

@@ -202,7 +202,7 @@ def overlap_counts(logits_bkzyx: Tensor, target_bzyx: Tensor, objective: Objecti
         if known is not None:
             truth, predicted = truth & known[:, None], predicted & known[:, None]
         over = (0, *range(2, truth.ndim))
-        return torch.stack(((truth & predicted).sum(over), truth.sum(over) + predicted.sum(over))).double().cpu()
+        return torch.stack(((truth & predicted).sum(over), truth.sum(over) + predicted.sum(over))).cpu().double()
     classes = logits_bkzyx.shape[1]
     predicted = logits_bkzyx.argmax(1)
     if known is not None:
@@ -211,4 +211,4 @@ def overlap_counts(logits_bkzyx: Tensor, target_bzyx: Tensor, objective: Objecti
     size = torch.bincount(predicted.flatten(), minlength=classes) + torch.bincount(
         target_bzyx.flatten(), minlength=classes
     )
-    return torch.stack((hit, size)).double()[:, 1:].cpu()
+    return torch.stack((hit, size))[:, 1:].cpu().double()

@@ -22,6 +22,7 @@ from autoseg.train.loop import Course, train_step
 from autoseg.train.rehearsal import rehearse
 from autoseg.train.sampling import TrainingCase
 from autoseg.train.state import TrainState
+from autoseg.train.step_style import is_allowed
 from autoseg.train.task import FoldTask
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def run(
             task,
             records,
             cases(task.cases.training),
-            _known_style(folder, earlier, device),
+            _known_style(folder, earlier, task, device),
             bar.step,
             device=device,
             jobs=jobs,
@@ -137,11 +138,18 @@ def run(
     return test
 
 
-def _known_style(folder: FoldFolder, earlier: RateTest | None, device: torch.device) -> StepStyle | None:
-    """The way to compute a step that the fold's training chose, or an earlier test: the same numbers each time."""
+def _known_style(
+    folder: FoldFolder, earlier: RateTest | None, task: FoldTask, device: torch.device
+) -> StepStyle | None:
+    """How the fold's training computes a step, or an earlier test, if that is allowed: the same numbers each time."""
     training = read_if_whole(folder.manifest, TrainedModel)
+    tied = task.plan.configurations[task.configuration_name].ties_samples
     for known in (training, earlier):
-        if known is not None and torch.device(known.device).type == device.type:
+        if (
+            known is not None
+            and torch.device(known.device).type == device.type
+            and is_allowed(known.step, task.plan.training, samples_tied=tied)
+        ):
             return known.step
     return None
 

@@ -20,7 +20,7 @@ from autoseg.machine import available_memory_bytes
 from autoseg.networks.cost import training_step_memory
 from autoseg.networks.unet import build_network
 from autoseg.train.draws import no_draws
-from autoseg.train.loading import Batch
+from autoseg.train.loading import noise_batch
 from autoseg.train.loop import Course, nothing, train_step
 from autoseg.train.losses import Objective
 from autoseg.train.optimizer import new_optimizer
@@ -114,7 +114,8 @@ def measure_step(
     course = Course(
         configuration, Objective(configuration.batch_dice), recipe, device, style, nothing, nothing, nothing
     )
-    batch = _noise(configuration, num_channels, num_classes)
+    draws = no_draws(configuration.batch_size, num_channels, configuration.patch_size)
+    batch = noise_batch(draws, configuration.patch_size, (num_channels, num_classes), seed=0)
     train_step(state, batch, course)
     state.optimizer.zero_grad(set_to_none=True)
     if device.type == "cuda":
@@ -195,17 +196,6 @@ def _process_bytes(key: str) -> int | None:
             if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * KIB
     return None
-
-
-def _noise(configuration: Configuration, num_channels: int, num_classes: int) -> Batch:
-    rng = np.random.default_rng(0)
-    patch, samples = configuration.patch_size, range(configuration.batch_size)
-    return Batch(
-        cases=tuple("noise" for _ in samples),
-        images=[rng.standard_normal((num_channels, *patch), dtype=np.float32) for _ in samples],
-        labels=[rng.integers(num_classes, size=patch).astype(np.int16) for _ in samples],
-        draws=no_draws(configuration.batch_size, num_channels, patch),
-    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from autoseg.networks.cost import training_step_memory
 from autoseg.networks.device import keep_freed_memory, suit, use_fast_kernels
 from autoseg.networks.unet import build_network
 from autoseg.train.draws import draw
-from autoseg.train.loading import Batch, values_in
+from autoseg.train.loading import Batch, noise_batch
 from autoseg.train.loop import Course, nothing, train_step
 from autoseg.train.optimizer import new_optimizer
 from autoseg.train.setup import objective_of
@@ -73,7 +73,7 @@ class Stopwatch:
             torch.manual_seed(0)
             network = build_network(configuration, channels, classes).to(self.device)
         objective = objective_of(plan, configuration, ())
-        batches = [_noise(plan, configuration, number) for number in range(LEAST_STEPS)]
+        batches = [_noise(plan, configuration, seed) for seed in range(LEAST_STEPS)]
         optimizer = new_optimizer(network, recipe)
         count = 0
 
@@ -104,18 +104,9 @@ def _timed(step: Callable[[], float]) -> float:
     return min(taken)
 
 
-def _noise(plan: Plan, configuration: Configuration, number: int) -> Batch:
+def _noise(plan: Plan, configuration: Configuration, seed: int) -> Batch:
     """A batch of noise, augmented as the plan says."""
-    rng = np.random.default_rng(number)
-    patch, size = configuration.patch_size, configuration.batch_size
-    channels, classes = plan.num_inputs(configuration), max(2, plan.num_classes)
-    draws = draw(rng, plan.training.augmentation, size, channels, patch, configuration.mirror_axes)
-    edges = [draws.source_edges(sample, patch) for sample in range(size)]
-    labels = [rng.integers(classes, size=each).astype(np.int16) for each in edges]
-    return Batch(
-        cases=tuple("noise" for _ in range(size)),
-        images=[rng.standard_normal((channels, *each), dtype=np.float32) for each in edges],
-        labels=labels,
-        draws=draws,
-        moved_values=values_in([labels[sample] for sample in np.flatnonzero(draws.moved)]),
-    )
+    channels, patch = plan.num_inputs(configuration), configuration.patch_size
+    rng, recipe = np.random.default_rng(seed), plan.training.augmentation
+    draws = draw(rng, recipe, configuration.batch_size, channels, patch, configuration.mirror_axes)
+    return noise_batch(draws, patch, (channels, plan.num_classes), seed)

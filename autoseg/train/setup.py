@@ -13,7 +13,6 @@ from autoseg.artifacts.labels import foreground, has_regions, ignored, values_of
 from autoseg.artifacts.model import StepStyle
 from autoseg.artifacts.plan import Configuration, Plan, Training
 from autoseg.artifacts.preprocessed import PreprocessedCase
-from autoseg.errors import SettingError
 from autoseg.networks.device import suit
 from autoseg.networks.unet import UNet, build_network
 from autoseg.train.class_weights import resolve_class_weights
@@ -97,24 +96,11 @@ def measure_step_style(
     class_weights: tuple[float, ...],
     device: torch.device,
 ) -> tuple[StepStyle, dict[str, float]]:
-    """Time steps of a small batch in each style, on weights that are thrown away.
-
-    Raises
-    ------
-    SettingError
-        Samples are to pass one after the other, though the norm ties them together.
-    """
+    """Time steps of a small batch in each style, on weights that are thrown away."""
     plan = task.plan
     configuration = plan.configurations[task.configuration_name]
     batch = make_batch(cases, replace(recipe, batch_size=_measured_batch(configuration)), 0)
     objective = objective_of(plan, configuration, class_weights)
-    if plan.training.sample_by_sample and configuration.ties_samples:
-        raise SettingError(
-            "samples can't pass one after the other",
-            where="training.sample_by_sample",
-            found="norm batch, which ties the samples of a batch together",
-            allowed="false or null",
-        )
     scaler = torch.amp.GradScaler(device.type, enabled=False)
 
     @cache

@@ -4,7 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
 
 import msgspec
@@ -20,10 +20,18 @@ from autoseg.machine import alone, available_cpus
 from autoseg.networks.cost import training_step_memory
 from autoseg.networks.device import keep_freed_memory, suit, use_fast_kernels
 from autoseg.networks.unet import UNet
-from autoseg.train.distributed import ALONE, Ranks, SharedNetwork, check_beginning, check_shares, with_shared_statistics
-from autoseg.train.earlier import find_earlier, inputs_of, manifest_path, with_todays_prediction
+from autoseg.train.distributed import (
+    ALONE,
+    Ranks,
+    SharedNetwork,
+    check_beginning,
+    check_shares,
+    check_statistics,
+    with_shared_statistics,
+)
+from autoseg.train.earlier import find_begun, find_earlier, inputs_of, manifest_path, with_todays_prediction
 from autoseg.train.journal import Board, ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
-from autoseg.train.loading import Batches, BatchRecipe
+from autoseg.train.loading import Batches
 from autoseg.train.loop import Course, EpochReport, progress_of, train
 from autoseg.train.losses import level_weights
 from autoseg.train.measure import PeakWatch
@@ -97,57 +105,95 @@ def run(
     ArtifactError
         A checkpoint can't be read, or there is none to extend from.
     """
-    check_shares(ranks, task.plan.configurations[task.configuration_name].batch_size, task.configuration_name)
+    # All that can be refused before an earlier training is thrown away.
+    configuration = task.plan.configurations[task.configuration_name]
+    check_shares(ranks, configuration.batch_size, task.configuration_name)
+    check_statistics(ranks, configuration, device)
+    fold = _Fold(task, records, folder, device, jobs, ranks)
     # What the first decides stands in the manifest, which the others read.
     lock = alone(folder.lock, "another process trains this fold") if ranks.is_first else nullcontext()
     with ranks.first_ahead() as go_on, lock:
         if restart and ranks.is_first and folder.root.exists():
             shutil.rmtree(folder.root)
-        return _run(task, records, cases, folder, device, jobs, ranks, go_on, extend=extend, case_dice=case_dice)
+        earlier = _earlier(fold, extend=extend)
+        if earlier is not None and _is_done(earlier, folder):
+            log.info("fold %d is trained: %s", task.fold, folder.root)
+            return earlier
+        state, manifest, both = _set_up(fold, earlier, cases)
+        if ranks.is_first:
+            write(manifest_path(earlier, folder), manifest)
+        go_on()
+        if earlier is not None:
+            _resume(state, manifest, folder)
+        check_beginning(ranks, state.iteration)
+        whole_cases = None if case_dice is None else _whole_cases(task, records, manifest, case_dice)
+        peak = _train(fold, state, manifest, both, whole_cases)
+        return _finish(state, manifest, folder, peak) if ranks.is_first else manifest
 
 
-def _run(
-    task: FoldTask,
-    records: Mapping[str, PreprocessedCase],
-    cases: Callable[[Sequence[str]], Sequence[TrainingCase]],
-    folder: FoldFolder,
-    device: torch.device,
-    jobs: int,
-    ranks: Ranks,
-    go_on: Callable[[], None],
-    *,
-    extend: bool,
-    case_dice: CaseDice | None,
-) -> TrainedModel:
-    """Train a fold that no other process trains."""
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """A fold, and what it is trained with."""
+
+    task: FoldTask
+    records: Mapping[str, PreprocessedCase]
+    folder: FoldFolder
+    device: torch.device
+    jobs: int
+    ranks: Ranks
+
+    @property
+    def data_sha256(self) -> str:
+        """Of the arrays, not of the files they were made from: these may have been copied since."""
+        cases = self.task.cases
+        return digest(*(self.records[name].arrays_sha256 for name in (*cases.training, *cases.validation)))
+
+
+def _is_done(earlier: TrainedModel, folder: FoldFolder) -> bool:
+    return earlier.finished and folder.weights.exists()
+
+
+def _earlier(fold: _Fold, *, extend: bool) -> TrainedModel | None:
+    """The manifest of the training to go on with, as today's task would have it predict.
+
+    Raises
+    ------
+    SettingError
+        It can't be gone on with: other settings, or other data.
+    ArtifactError
+        What the first process wrote is not to be seen by this one.
+    """
+    task, folder = fold.task, fold.folder
+    if not fold.ranks.is_first:
+        return find_begun(task, folder)
     for leftover in folder.root.glob(".*.part*"):
-        # A process that was killed while it wrote; whoever holds the lock is alone here.
+        # A process that was killed while it wrote; whoever holds the lock writes alone here.
         leftover.unlink()
-    inputs = inputs_of(task)
-    # Of the arrays, not of the files they were made from: these may have been copied since.
-    data = digest(*(records[name].arrays_sha256 for name in (*task.cases.training, *task.cases.validation)))
     earlier = find_earlier(task, folder, extend=extend)
-    path = manifest_path(earlier, folder)
-    done = earlier is not None and earlier.finished and folder.weights.exists()
-    if earlier is not None and earlier.data_sha256 != data:
-        if not done:
+    if earlier is None:
+        return None
+    if earlier.data_sha256 != fold.data_sha256:
+        if not _is_done(earlier, folder):
             raise SettingError(
                 "the data changed since this fold began to train from them",
                 where=str(folder.root),
                 hint="--restart trains it anew from the data as they are",
             )
         log.warning("the data changed since fold %d was trained from them; --restart trains it anew", task.fold)
-    renewed = None if earlier is None else with_todays_prediction(earlier, task)
-    if renewed is not None and renewed != earlier:
-        write(path, renewed)
-        earlier = renewed
-    if earlier is not None and done:
-        log.info("fold %d is trained: %s", task.fold, folder.root)
-        return earlier
-    num_threads = _use_threads(earlier, device, ranks)
+    renewed = with_todays_prediction(earlier, task)
+    if renewed != earlier:
+        write(manifest_path(earlier, folder), renewed)
+    return renewed
+
+
+def _set_up(
+    fold: _Fold, earlier: TrainedModel | None, cases: Callable[[Sequence[str]], Sequence[TrainingCase]]
+) -> tuple[TrainState, TrainedModel, tuple[Sequence[TrainingCase], Sequence[TrainingCase]]]:
+    """Network and optimizer as they begin, what is to be recorded of them, and the training and validation cases."""
+    task, folder, device, recipe = fold.task, fold.folder, fold.device, fold.task.plan.training
+    num_threads = _use_threads(earlier, device, fold.ranks)
     if device.type == "cpu":
         keep_freed_memory()
-    recipe = task.plan.training
     look_at_rate(recipe)
     use_fast_kernels()
     network = new_network(task, device)
@@ -158,18 +204,17 @@ def _run(
         if earlier is not None and goes_on
         else begin(network, task.plan, task.configuration_name, task.pretrained)
     )
-    network = with_shared_statistics(network, ranks, device)
-    training_cases, validation_cases = cases(task.cases.training), cases(task.cases.validation)
-    batches = batch_recipes(task, records)
-    weights = class_weights_of(task, records)
+    network = with_shared_statistics(network, fold.ranks)
+    both = cases(task.cases.training), cases(task.cases.validation)
+    weights = class_weights_of(task, fold.records)
     if earlier is not None and torch.device(earlier.device).type == device.type:
         style, seconds = earlier.step, earlier.step_seconds
     else:
-        style, seconds = measure_step_style(task, training_cases, batches[0], weights, device)
+        style, seconds = measure_step_style(task, both[0], batch_recipes(task, fold.records)[0], weights, device)
     suit(network, style)
     manifest = TrainedModel(
-        inputs_sha256=inputs,
-        data_sha256=data,
+        inputs_sha256=inputs_of(task),
+        data_sha256=fold.data_sha256,
         plan=task.plan,
         settings=task.settings,
         configuration_name=task.configuration_name,
@@ -188,21 +233,12 @@ def _run(
         autoseg_version=__version__,
         torch_version=str(torch.__version__),
     )
-    if ranks.is_first:
-        write(path, manifest)
-    go_on()
     state = TrainState(
         network=network,
         optimizer=new_optimizer(network, recipe),
         scaler=torch.amp.GradScaler(device.type, enabled=style.precision == "float16"),
     )
-    if earlier is not None:
-        _resume(state, manifest, folder)
-    check_beginning(ranks, state.iteration)
-    whole_cases = None if case_dice is None else _whole_cases(task, records, manifest, case_dice)
-    both = (training_cases, validation_cases)
-    peak = _train(task, state, manifest, folder, both, batches, device, jobs, whole_cases, ranks)
-    return _finish(state, manifest, folder, peak) if ranks.is_first else manifest
+    return state, manifest, both
 
 
 def _finish(state: TrainState, manifest: TrainedModel, folder: FoldFolder, peak: StepPeak | None) -> TrainedModel:
@@ -279,22 +315,18 @@ def _whole_cases(
 
 
 def _train(
-    task: FoldTask,
+    fold: _Fold,
     state: TrainState,
     manifest: TrainedModel,
-    folder: FoldFolder,
     cases: tuple[Sequence[TrainingCase], Sequence[TrainingCase]],
-    recipes: tuple[BatchRecipe, BatchRecipe],
-    device: torch.device,
-    jobs: int,
     whole_cases: WholeCases | None,
-    ranks: Ranks,
 ) -> StepPeak | None:
     """Run the loop with its loaders, bar and files; gives the memory of its first steps."""
-    recipe = task.plan.training
+    task, folder, device, ranks = fold.task, fold.folder, fold.device, fold.ranks
+    recipe, recipes = task.plan.training, batch_recipes(task, fold.records)
     if ranks.is_first:
         rewind_metrics(folder.metrics, state.epoch)
-    workers = num_workers(cases[0], recipes[0], device, jobs)
+    workers = num_workers(cases[0], recipes[0], device, fold.jobs)
     share = ranks.share(manifest.configuration.batch_size)
     training = Batches(cases[0], replace(recipes[0], share=share), first=state.iteration, num_workers=workers)
     validation = Batches(

@@ -113,6 +113,16 @@ def as_fixed(styles: Iterable[StepStyle], recipe: Training) -> list[StepStyle]:
     return list(fixed)
 
 
+def is_allowed(style: StepStyle, recipe: Training, *, samples_tied: bool) -> bool:
+    """Whether a style may be used: it has what the recipe fixes, and keeps samples together that are tied."""
+    return (
+        recipe.precision in ("measured", style.precision)
+        and recipe.sample_by_sample in (None, style.sample_by_sample)
+        and recipe.compile in (None, style.compiled)
+        and not (samples_tied and style.sample_by_sample)
+    )
+
+
 def describe_step(style: StepStyle) -> str:
     """A style in words."""
     ways = {

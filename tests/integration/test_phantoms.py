@@ -155,7 +155,7 @@ def test_the_dice_of_whole_cases_is_what_predict_and_evaluate_find(trained, tmp_
         "initial_learning_rate=0.05", "momentum=0.9",
     )]  # fmt: skip
     settings += ["prediction.mirroring=false", "prediction.step=1"]
-    pipeline.train(space, [2], settings=settings, configuration_name=None, device_name="cpu", jobs=1)
+    pipeline.train(space, pipeline.TrainingWish(folds=[2], settings=settings, jobs=1), device_name="cpu")
     folder = space.fold("3d_fullres", 2)
     first, last = (json.loads(line) for line in folder.metrics.read_text().splitlines())
     assert first["whole_case_dice_per_case"] == dict(seen)

@@ -84,6 +84,7 @@ def test_torchrun_trains_a_fold_in_two_processes_and_a_single_one_finds_it_done(
     shutil.rmtree(folder.root)
     refused = subprocess.run([*torchrun, *train, "--devices", "cpu,cpu"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
+    assert "folds side by side are started by a single process" in refused.stderr
 
 
 def test_devices_and_device_are_not_given_together(autoseg, tmp_path):

@@ -2,9 +2,11 @@
 
 import signal
 import threading
+import time
 
 import pytest
 
+from autoseg.train import signals
 from autoseg.train.signals import stop_requested
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -23,6 +25,23 @@ def test_the_second_interrupt_ends_at_once():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_sigterm_at_once_is_the_same_request(monkeypatch):
+    monkeypatch.setattr(signals, "SAME_REQUEST_SECONDS", 0.05)
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append("ends"))
+    try:
+        with stop_requested() as stopped:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert stopped()
+            assert not came
+            time.sleep(0.1)
+            signal.raise_signal(signal.SIGTERM)
+            assert came
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("interrupted", [True, False])
