@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
@@ -13,11 +12,10 @@ from typing import Any, TypeVar
 
 from autoseg import __version__
 from autoseg.errors import AutosegError, SettingError
-from autoseg.machine import use_one_blas_thread
+from autoseg.machine import seen_soon, use_one_blas_thread
 
 R = TypeVar("R")
 CONNECT_SECONDS = 15
-SEEN_WITHIN_SECONDS = 10  # what one host makes, another can take seconds to see over a network
 
 
 @contextmanager
@@ -120,7 +118,7 @@ def on_worker(
         raise SettingError(
             "a worker of the cluster has another autoseg", where=host, found=__version__, allowed=version
         )
-    if sees is not None and not _is_seen(sees):
+    if sees is not None and not seen_soon(lambda: sees.is_dir() or None):
         raise SettingError(
             "a worker of the cluster does not see the folder to write to",
             where=f"{sees}, on {host}",
@@ -141,12 +139,3 @@ E = TypeVar("E", bound=AutosegError)
 def _with_host(error: E, host: str) -> E:
     where = f"{error.where}, on {host}" if error.where else host
     return type(error)(error.what, where, error.found, error.allowed, error.hint)
-
-
-def _is_seen(folder: Path) -> bool:
-    deadline = time.monotonic() + SEEN_WITHIN_SECONDS
-    while not folder.is_dir():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True

@@ -5,14 +5,17 @@ import ctypes
 import logging
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from autoseg.errors import SettingError
 
 log = logging.getLogger(__name__)
 NO_LIMIT = 2**60  # cgroup v1 writes a huge number for "none"
+SEEN_WITHIN_SECONDS = 10.0  # what one host makes, another can take seconds to see over a network
+T = TypeVar("T")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -165,6 +168,19 @@ def alone(lock: Path, otherwise: str) -> Iterator[None]:
 def _remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def seen_soon(look: Callable[[], T | None]) -> T | None:
+    """What `look` finds of what another host made; None if it does not turn up.
+
+    Notes
+    -----
+    A network file system may take seconds to show what was written elsewhere.
+    """
+    deadline = time.monotonic() + SEEN_WITHIN_SECONDS
+    while (found := look()) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
 
 
 def use_one_blas_thread() -> None:

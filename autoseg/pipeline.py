@@ -250,6 +250,7 @@ def _prepare(
 ) -> tuple[Dataset, list["FoldTask"], dict[str, PreprocessedCase]]:
     """Everything before the first fold is trained: the folds are written down, and their cases preprocessed."""
     from autoseg.datasets.splits import keep_splits
+    from autoseg.preprocess import stage
     from autoseg.train.earlier import find_earlier
 
     dataset, splits, tasks = _fold_tasks(workspace, wish)
@@ -258,8 +259,9 @@ def _prepare(
         # Before hours of work: the last fold may hold a training with other settings.
         for task in tasks:
             find_earlier(task, workspace.fold(name, task.fold), extend=wish.extend)
-    if writes:
-        keep_splits(splits, dataset, workspace)
+    if not writes:
+        return dataset, tasks, {record.name: record for record in stage.find(dataset, plan, name, workspace)}
+    keep_splits(splits, dataset, workspace)
     return dataset, tasks, preprocess(workspace, dataset, plan, name, jobs=wish.jobs)
 
 

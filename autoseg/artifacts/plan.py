@@ -205,6 +205,8 @@ class Training(Record, frozen=True, kw_only=True):
         For ``dice_topk``: share of the voxels, those with the largest cross-entropy, that count in it.
     tversky_alpha, tversky_beta : float
         For ``tversky``: weights of what is found wrongly and of what is missed; 0.5 each is Dice.
+    initial_learning_rate : float or None
+        None: the optimizer's usual one, and for ``sgd`` a higher one in a short training.
     momentum : float
         For ``sgd``.
     adamw_betas : tuple of float
@@ -245,7 +247,7 @@ class Training(Record, frozen=True, kw_only=True):
     tversky_alpha: NonNegative = 0.3
     tversky_beta: NonNegative = 0.7
     optimizer: OptimizerName = "sgd"
-    initial_learning_rate: Positive = 0.01
+    initial_learning_rate: Positive | None = None
     momentum: BelowOne = 0.99
     adamw_betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     weight_decay: NonNegative = 3e-5

@@ -1,6 +1,7 @@
 """Stage: dataset + plan -> preprocessed/."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import msgspec
@@ -16,7 +17,7 @@ from autoseg.errors import ArtifactError, DatasetError, SettingError, nearest
 from autoseg.executor import case_executor, memory_at_hand, run_cases
 from autoseg.images.io import read_geometry
 from autoseg.layout import CaseFiles, Workspace
-from autoseg.machine import locked
+from autoseg.machine import locked, seen_soon
 from autoseg.preprocess.case import arrays_digest, foreground_locations, foreground_voxels
 from autoseg.preprocess.store import is_whole, remove_leftovers, write_case
 from autoseg.transforms.chain import forward, grids
@@ -75,14 +76,8 @@ def run(
     ArtifactError
         The workspace can't be written.
     """
-    configuration = _configuration(plan, configuration_name)
-    promises = Promises.of(dataset)
     folder = workspace.preprocessed(configuration_name)
-    tasks = []
-    for case in dataset.cases:
-        inputs = inputs_digest(promises, case, plan, configuration)
-        files = Workspace(workspace.root.absolute()).case(configuration_name, case.name)
-        tasks.append(Task(case, promises, files, plan, configuration, inputs))
+    tasks = _tasks(dataset, plan, configuration_name, workspace)
     records = {task.case.name: _read_fresh(task) for task in tasks}
     missing = [task for task in tasks if records[task.case.name] is None]
     remove_leftovers(task.files for task in tasks)
@@ -103,6 +98,43 @@ def run(
         records |= {record.name: record for record in done}
         remove_leftovers(task.files for task in missing)
     return tuple(record for record in records.values() if record is not None)
+
+
+def find(dataset: Dataset, plan: Plan, configuration_name: str, workspace: Workspace) -> tuple[PreprocessedCase, ...]:
+    """Every case as another process has just made it; nothing is written.
+
+    Raises
+    ------
+    ArtifactError
+        One is not to be seen here.
+    """
+    found = []
+    for task in _tasks(dataset, plan, configuration_name, workspace):
+        record = seen_soon(partial(_read_fresh, task))
+        if record is None:
+            raise ArtifactError(
+                "a case that the first process prepared is not to be seen here",
+                where=str(task.files.record),
+                hint="all hosts must see the same workspace and the same dataset, with the same times of its files",
+            )
+        found.append(record)
+    return tuple(found)
+
+
+def _tasks(dataset: Dataset, plan: Plan, configuration_name: str, workspace: Workspace) -> list[Task]:
+    configuration = _configuration(plan, configuration_name)
+    promises, root = Promises.of(dataset), Workspace(workspace.root.absolute())
+    return [
+        Task(
+            case,
+            promises,
+            root.case(configuration_name, case.name),
+            plan,
+            configuration,
+            inputs_digest(promises, case, plan, configuration),
+        )
+        for case in dataset.cases
+    ]
 
 
 def preprocess_case(task: Task) -> PreprocessedCase:

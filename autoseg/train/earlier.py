@@ -1,6 +1,5 @@
 """Whether a fold's earlier training can be gone on with: settings, cases and beginning held against today's."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,11 @@ from autoseg.artifacts.overlay import differences
 from autoseg.artifacts.plan import Plan
 from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
+from autoseg.machine import seen_soon
 from autoseg.train.pretrained import other_beginning
 from autoseg.train.task import FoldTask
 
 MOST_SHOWN = 5
-SEEN_WITHIN_SECONDS = 30
 # What a finished training may be extended in.
 LENGTH = ("epochs", "max_hours", "patience")
 
@@ -114,26 +113,22 @@ def find_begun(task: FoldTask, folder: FoldFolder) -> TrainedModel:
     ------
     ArtifactError
         It is not to be seen here.
-
-    Notes
-    -----
-    A network file system may take seconds to show what another host made.
     """
     inputs = inputs_of(task)
-    deadline = time.monotonic() + SEEN_WITHIN_SECONDS
-    while True:
+
+    def look() -> TrainedModel | None:
         found = [read(path, TrainedModel) for path in (folder.manifest, folder.extension) if path.exists()]
-        for begun in found:
-            if begun.inputs_sha256 == inputs:
-                return begun
-        if time.monotonic() > deadline:
-            raise ArtifactError(
-                "what the first process wrote is not to be seen here",
-                where=str(folder.manifest),
-                found="a training with other settings" if found else "nothing",
-                hint="all hosts must see the same workspace, and be given the same command",
-            )
-        time.sleep(0.2)
+        return next((begun for begun in found if begun.inputs_sha256 == inputs), None)
+
+    begun = seen_soon(look)
+    if begun is None:
+        raise ArtifactError(
+            "what the first process wrote is not to be seen here",
+            where=str(folder.manifest),
+            found="a training with other settings" if folder.manifest.exists() else "nothing",
+            hint="all hosts must see the same workspace, and be given the same command",
+        )
+    return begun
 
 
 def _extended(found: Sequence[TrainedModel], task: FoldTask, folder: FoldFolder) -> TrainedModel:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 
 import numpy as np
 import torch
@@ -175,7 +175,7 @@ def train(
         # An earlier run may have been stopped between an epoch's last step and its end.
         if not _epoch_is_over(state, recipe, epoch.seconds, progress):
             for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, progress)
+                group["lr"] = learning_rate(recipe, progress, steps_in_all(state, recipe))
             loss = _step(state, *feed.take(), course, feed.make_ahead)
             _check_steps(state)
             spent = watch.count()
@@ -395,6 +395,13 @@ def progress_of(state: TrainState, recipe: Training, step_seconds: float) -> flo
     return 1.0 if share >= 1 else before + (1.0 - before) * share
 
 
+def steps_in_all(state: TrainState, recipe: Training) -> float:
+    """Steps of the whole schedule; by time as many as fit at the pace so far, and without end before the first one."""
+    if recipe.max_hours is None:
+        return _planned(recipe)
+    return _planned(recipe) * state.iteration / state.seconds if state.iteration else inf
+
+
 def _done(state: TrainState, recipe: Training) -> float:
     """Iterations, or seconds where the time is what was set."""
     return state.iteration if recipe.max_hours is None else state.seconds
@@ -512,7 +519,7 @@ def _end_epoch(state: TrainState, course: Course, epoch: _EpochClock, validated:
             whole_case_dice=_mean(list(validated.whole_cases.values())),
             whole_case_dice_per_case=validated.whole_cases,
             skipped_steps=state.skipped_steps,
-            learning_rate=learning_rate(recipe, progress),
+            learning_rate=learning_rate(recipe, progress, steps_in_all(state, recipe)),
             seconds=round(state.seconds, 3),
             waiting_share=round(epoch.waiting / max(epoch.seconds, 1e-9), 4),
             samples_per_second=round(epoch.steps * course.configuration.batch_size / max(epoch.seconds, 1e-9), 3),

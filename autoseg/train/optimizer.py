@@ -1,11 +1,13 @@
 """The optimizers a recipe may name."""
 
 from collections.abc import Callable
+from math import inf
 
 import torch
 from torch import nn
 
 from autoseg.artifacts.plan import OptimizerName, Training
+from autoseg.train.schedule import initial_rate
 
 
 def new_optimizer(network: nn.Module, recipe: Training) -> torch.optim.Optimizer:
@@ -23,7 +25,7 @@ def _sgd(network: nn.Module, recipe: Training, fused: bool | None) -> torch.opti
     """With Nesterov momentum; the weight decay is part of the gradient."""
     return torch.optim.SGD(
         network.parameters(),
-        lr=recipe.initial_learning_rate,
+        lr=initial_rate(recipe, inf),
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
@@ -35,7 +37,7 @@ def _adamw(network: nn.Module, recipe: Training, fused: bool | None) -> torch.op
     """Loshchilov and Hutter 2019: the weight decay is apart from the gradient, and follows the rate."""
     return torch.optim.AdamW(
         network.parameters(),
-        lr=recipe.initial_learning_rate,
+        lr=initial_rate(recipe, inf),
         betas=recipe.adamw_betas,
         weight_decay=recipe.weight_decay,
         fused=fused,

@@ -7,22 +7,54 @@ from autoseg.artifacts.plan import ScheduleName, Training
 
 # Where warm-up begins, as a share of the initial rate: at 0 the first step would change nothing.
 WARMUP_START = 0.01
+# Of SGD, and of AdamW.
+USUAL_RATE, ADAMW_RATE = 0.01, 0.0003
+# SGD's rate times the steps of a training is no less than this, unless the rate came to more than the second.
+SHORT_RATE_STEPS, MOST_RATE = 80.0, 0.05
 
 
-def learning_rate(recipe: Training, progress: float) -> float:
+def initial_rate(recipe: Training, steps: float) -> float:
+    """The rate that the schedule begins with, and ends at zero from.
+
+    Parameters
+    ----------
+    recipe : Training
+    steps : float
+        Of the whole training, as far as is known.
+
+    Notes
+    -----
+    nnU-Net has 0.01 for 250,000 steps, which is too low where there are but a few thousand: they end long before such
+    a rate has got anywhere. docs/how-to/learning-rate.md has what was measured.
+    """
+    if recipe.initial_learning_rate is not None:
+        return recipe.initial_learning_rate
+    if recipe.optimizer == "adamw":
+        return ADAMW_RATE
+    return min(MOST_RATE, max(USUAL_RATE, SHORT_RATE_STEPS / steps))
+
+
+def learning_rate(recipe: Training, progress: float, steps: float) -> float:
     """Learning rate at `progress` of the training, 0 at the start and 1 at the end.
+
+    Parameters
+    ----------
+    recipe : Training
+    progress : float
+    steps : float
+        As in `initial_rate`.
 
     Notes
     -----
     Warm-up is linear. What follows is the whole of the schedule, in the time that is left, so that it always ends
     at 0.
     """
-    progress = min(max(progress, 0.0), 1.0)
+    progress, highest = min(max(progress, 0.0), 1.0), initial_rate(recipe, steps)
     warm = recipe.warmup_share
     if progress < warm:
-        return recipe.initial_learning_rate * (WARMUP_START + (1 - WARMUP_START) * progress / warm)
+        return highest * (WARMUP_START + (1 - WARMUP_START) * progress / warm)
     annealed = SCHEDULES[recipe.schedule](recipe, (progress - warm) / (1 - warm))
-    return recipe.initial_learning_rate * annealed
+    return highest * annealed
 
 
 def _poly(recipe: Training, progress: float) -> float:

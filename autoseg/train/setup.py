@@ -127,7 +127,7 @@ def _measured_batch(configuration: Configuration) -> int:
 
 def look_at_rate(recipe: Training) -> None:
     """Warn of a rate that was left as it is for another optimizer."""
-    if recipe.optimizer == "adamw" and recipe.initial_learning_rate > HIGH_FOR_ADAMW:
+    if recipe.optimizer == "adamw" and (recipe.initial_learning_rate or 0) > HIGH_FOR_ADAMW:
         log.warning(
             "training.initial_learning_rate is %g: high for adamw, which is mostly used with 0.0001 to 0.001",
             recipe.initial_learning_rate,

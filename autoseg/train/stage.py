@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from math import prod
+from math import inf, prod
 
 import msgspec
 import torch
@@ -13,6 +13,7 @@ import torch
 from autoseg import __version__
 from autoseg.artifacts.base import digest, write
 from autoseg.artifacts.model import StepPeak, TrainedModel
+from autoseg.artifacts.plan import Training
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
@@ -38,6 +39,7 @@ from autoseg.train.measure import PeakWatch
 from autoseg.train.optimizer import new_optimizer
 from autoseg.train.pretrained import begin
 from autoseg.train.sampling import TrainingCase
+from autoseg.train.schedule import initial_rate
 from autoseg.train.setup import (
     batch_recipes,
     class_weights_of,
@@ -299,6 +301,14 @@ def _resume(state: TrainState, manifest: TrainedModel, folder: FoldFolder) -> No
         log.info("fold %d goes on after iteration %d", manifest.fold, state.iteration)
 
 
+def _recipe(manifest: TrainedModel) -> Training:
+    """The plan's; for pretrained weights at the usual rate, however short the training: a high one would undo them."""
+    recipe = manifest.plan.training
+    if manifest.pretrained is None:
+        return recipe
+    return msgspec.structs.replace(recipe, initial_learning_rate=initial_rate(recipe, inf))
+
+
 def _whole_cases(
     task: FoldTask, records: Mapping[str, PreprocessedCase], manifest: TrainedModel, case_dice: CaseDice
 ) -> WholeCases | None:
@@ -323,7 +333,7 @@ def _train(
 ) -> StepPeak | None:
     """Run the loop with its loaders, bar and files; gives the memory of its first steps."""
     task, folder, device, ranks = fold.task, fold.folder, fold.device, fold.ranks
-    recipe, recipes = task.plan.training, batch_recipes(task, fold.records)
+    recipe, recipes = _recipe(manifest), batch_recipes(task, fold.records)
     if ranks.is_first:
         rewind_metrics(folder.metrics, state.epoch)
     workers = num_workers(cases[0], recipes[0], device, fold.jobs)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from autoseg import __version__
+from autoseg import __version__, console, options
 from autoseg.artifacts.base import read, write
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Plan, Training
@@ -507,3 +507,13 @@ def test_pictures_are_read_as_pictures_by_nnunet(tmp_path, build_dataset, build_
     )
     assert code == 0
     assert json.loads(out.read_bytes())["image_reader_writer"] == "NaturalImage2DIO"
+
+
+def test_a_fold_given_twice_is_trained_once():
+    assert options.folds(("2", "0", "2")) == [2, 0]
+    assert options.folds(("0", "all")) is None
+
+
+def test_nobody_is_told_to_throw_finished_folds_away():
+    assert "the same command trains" in str(console.failed_folds({1: "why"}, restarted=False))
+    assert "the same command without --restart trains" in str(console.failed_folds({1: "why"}, restarted=True))

@@ -45,6 +45,9 @@ def test_the_classic_transforms_know_no_extras(name):
     [
         ({"backend": "albumentations"}, "backend"),
         ({"backend": "batchgenerators", "mirror_probability": 0.3}, "mirror_probability: 0.3"),
+        ({"backend": "batchgenerators", "rotation_probability_per_axis": 0.5}, "rotation_probability_per_axis: not to"),
+        ({"backend": "batchgenerators", "scaling_probability_per_axis": 0.5}, "scaling_probability_per_axis: not to"),
+        ({"backend": "batchgenerators", "contrast_clip_share": 0.5}, "contrast_clip_share: not to be changed"),
         ({"elastic_magnitude": [0.1, 0.5]}, "folds space"),
         ({"elastic_magnitude": [0.3, 0.1]}, "above the upper end"),
         ({"elastic_cells": 0}, "elastic_cells"),

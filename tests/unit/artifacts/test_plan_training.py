@@ -49,3 +49,11 @@ def test_class_weights_of_regions_leave_the_background_out(build_plan):
     assert overlay(plan, ["training.class_weights=[1, 2]"]).training.class_weights == (1.0, 2.0)
     with pytest.raises(SettingError, match="one for each region"):
         overlay(plan, ["training.class_weights=[1, 2, 3]"])
+
+
+def test_samples_that_a_norm_ties_together_do_not_pass_one_by_one(plan):
+    name = next(iter(plan.configurations))
+    tied = f"configurations.{name}.norm=batch"
+    assert overlay(plan, [tied, "training.sample_by_sample=false"]).configurations[name].norm == "batch"
+    with pytest.raises(SettingError, match=f"sample_by_sample is true, and configurations.{name}.norm is batch"):
+        overlay(plan, [tied, "training.sample_by_sample=true"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from autoseg import machine
 from autoseg.artifacts.dataset import Case, Dataset, Naming
 from autoseg.artifacts.fingerprint import IntensityStatistics
 from autoseg.artifacts.geometry import Geometry
@@ -137,6 +138,20 @@ def test_only_what_is_missing_is_done(dataset, plan, workspace, counted):
     second = stage.run(dataset, plan, "3d_fullres", workspace, jobs=1)
     assert counted[5:] == ["a"]
     assert second[1:] == first[1:]
+
+
+def test_who_does_not_prepare_finds_what_was_prepared_or_says_so(dataset, plan, workspace, counted, monkeypatch):
+    monkeypatch.setattr(machine, "SEEN_WITHIN_SECONDS", 0.3)
+    with pytest.raises(ArtifactError, match="not to be seen here"):
+        stage.find(dataset, plan, "3d_fullres", workspace)
+    assert not workspace.preprocessed("3d_fullres").exists()
+    made = stage.run(dataset, plan, "3d_fullres", workspace, jobs=1)
+    counted.clear()
+    assert stage.find(dataset, plan, "3d_fullres", workspace) == made
+    os.utime(Path(dataset.root) / "a_i.nii.gz", ns=(1, 1))
+    with pytest.raises(ArtifactError, match="not to be seen here"):
+        stage.find(dataset, plan, "3d_fullres", workspace)
+    assert not counted
 
 
 @pytest.mark.parametrize("kind", ["image", "label", "locations"])

@@ -301,7 +301,7 @@ def losses_of_a_few_steps(configuration, cases, recipe, regions=(), class_weight
     losses = []
     for step in range(steps):
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step / steps)
+            group["lr"] = learning_rate(recipe, step / steps, steps)
         losses.append(train_step(state, batch, course))
     return losses
 

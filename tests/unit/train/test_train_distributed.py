@@ -32,6 +32,7 @@ from autoseg.train.distributed import (
     ALONE,
     Ranks,
     check_shares,
+    check_statistics,
     joined,
     launched,
     with_shared_statistics,
@@ -309,10 +310,13 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
 
 def test_batch_norm_over_processes_is_refused_on_cpus(build_configuration):
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1))
-    assert with_shared_statistics(network, ALONE, CPU) is network
+    assert with_shared_statistics(network, ALONE) is network
+    assert isinstance(with_shared_statistics(network, Ranks(0, 2))[1], torch.nn.SyncBatchNorm)
+    check_statistics(ALONE, build_configuration(norm="batch"), CPU)
+    check_statistics(Ranks(0, 2), build_configuration(norm="batch"), torch.device("cuda"))
+    check_statistics(Ranks(0, 2), build_configuration(norm="instance"), CPU)
     with pytest.raises(SettingError, match="batch norm"):
-        with_shared_statistics(network, Ranks(0, 2), CPU)
-    assert isinstance(with_shared_statistics(network, Ranks(0, 2), torch.device("cuda"))[1], torch.nn.SyncBatchNorm)
+        check_statistics(Ranks(0, 2), build_configuration(norm="batch"), CPU)
 
 
 if __name__ == "__main__":

@@ -330,6 +330,9 @@ def test_quarter_turns_stay_in_planes_with_equal_edges():
     assert (draws.axes[:, 0] == 0).all()
     assert not draws.mirrored[:, 0].any()
     assert (draws.axes[:, 1] == 2).any()
+    # A flat patch, equal in an edge within its slices and the one across them.
+    draws = draws_of(0, always(quarter_turn_probability=1.0), 100, patch=(8, 8, 32), mirror=())
+    assert (draws.axes == np.arange(3)).all()
     draws = draws_of(0, always(quarter_turn_probability=1.0), 100, patch=(6, 7, 8), mirror=())
     assert (draws.axes == np.arange(3)).all()
     assert not draws.mirrored.any()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from autoseg import machine
 from autoseg.artifacts.augmentation import Augmentation
 from autoseg.artifacts.base import read, write
 from autoseg.artifacts.dataset import Naming
@@ -31,6 +32,8 @@ from autoseg.preprocess.case import foreground_locations
 from autoseg.preprocess.store import LoadedCase
 from autoseg.train import loop, stage, state
 from autoseg.train.augment import Augmented
+from autoseg.train.distributed import Ranks
+from autoseg.train.earlier import find_begun, inputs_of
 from autoseg.train.journal import ProgressBar, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, step_loss, train, train_step
@@ -794,10 +797,47 @@ def test_a_finished_training_is_extended(fixed, cases, folder, tmp_path):
     assert (again.weights.read_bytes(), again.manifest.read_bytes()) == (weights, manifest)
     assert not read(again.extension, TrainedModel).finished
     assert run_stage(fixed, cases, again) == first
-    with pytest.raises(SettingError, match="no finished training"):
+    with pytest.raises(SettingError, match="being extended to another length"):
         run_stage(lengthened(fixed, epochs=9), cases, again, extend=True)
     assert run_stage(longer, cases, again).extended == model.extended
     assert again.weights.read_bytes() == folder.weights.read_bytes()
+
+
+def test_killed_when_an_extension_was_finished_and_its_file_not_yet_gone(fixed, cases, folder):
+    run_stage(fixed, cases, folder)
+    longer = lengthened(fixed, epochs=4)
+    model = run_stage(longer, cases, folder, extend=True)
+    write(folder.extension, msgspec.structs.replace(model, finished=False, step_peak=None))
+    before = folder.weights.stat().st_mtime_ns
+    assert run_stage(longer, cases, folder) == model
+    assert folder.weights.stat().st_mtime_ns == before
+    assert run_stage(lengthened(fixed, epochs=5), cases, folder, extend=True).epochs == 5
+    assert not folder.extension.exists()
+
+
+def test_another_process_goes_by_what_the_first_began(fixed, cases, folder, monkeypatch):
+    monkeypatch.setattr(machine, "SEEN_WITHIN_SECONDS", 0.3)
+    with pytest.raises(ArtifactError, match="not to be seen here"):
+        find_begun(fixed, folder)
+    model = run_stage(fixed, cases, folder)
+    assert find_begun(fixed, folder) == model
+    longer = lengthened(fixed, epochs=4)
+    begun = msgspec.structs.replace(model, inputs_sha256=inputs_of(longer), finished=False)
+    write(folder.extension, begun)
+    assert find_begun(longer, folder) == begun
+    with pytest.raises(ArtifactError, match="a training with other settings"):
+        find_begun(lengthened(fixed, epochs=5), folder)
+
+
+def test_what_is_refused_throws_no_earlier_training_away(fixed, cases, folder):
+    model = run_stage(fixed, cases, folder)
+    with pytest.raises(SettingError, match="more processes than samples"):
+        run_stage(fixed, cases, folder, restart=True, ranks=Ranks(0, 3))
+    tied = msgspec.structs.replace(fixed.plan.configurations["3d_fullres"], norm="batch")
+    plan = msgspec.structs.replace(fixed.plan, configurations={"3d_fullres": tied})
+    with pytest.raises(SettingError, match="batch norm over several processes"):
+        run_stage(replace(fixed, plan=plan), cases, folder, restart=True, ranks=Ranks(0, 2))
+    assert run_stage(fixed, cases, folder) == model
 
 
 def test_what_can_not_be_extended(fixed, cases, folder):
@@ -854,11 +894,3 @@ def test_tensorboard_shows_each_epoch_once(fixed, cases, folder):
     for title, key in (("loss/training", "train_loss"), ("Dice/validation patches", "patch_dice")):
         assert [event.step for event in read_back.Scalars(title)] == [1, 2]
         assert [event.value for event in read_back.Scalars(title)] == pytest.approx([r[key] for r in metrics])
-
-
-def test_samples_that_the_norm_ties_together_can_not_be_taken_apart(fixed, cases, folder, configuration):
-    tied = {"3d_fullres": msgspec.structs.replace(configuration, norm="batch")}
-    task = replace(fixed, plan=msgspec.structs.replace(fixed.plan, configurations=tied))
-    with pytest.raises(SettingError, match="one after the other"):
-        run_stage(lengthened(task, sample_by_sample=True), cases, folder)
-    assert run_stage(task, cases, folder).step == WHOLE

@@ -236,6 +236,18 @@ def test_a_phantom_gets_a_rate_that_learns_and_its_training_is_left_alone(task, 
     assert smoothed[nearest] < smoothed[rates[0]] - 0.2
 
 
+def test_what_the_plan_fixes_goes_before_what_the_training_measured(task, cases, find, tmp_path):
+    space = Workspace(tmp_path / "w")
+    style = StepStyle(precision="bfloat16", sample_by_sample=True, channels_last=True)
+    recipe = msgspec.structs.replace(task.plan.training, precision="bfloat16", sample_by_sample=True)
+    trained = replace(task, plan=msgspec.structs.replace(task.plan, training=recipe))
+    assert train(trained, cases, space.fold("3d_fullres", 0)).step == style
+    recipe = msgspec.structs.replace(task.plan.training, precision="float32")
+    tied = msgspec.structs.replace(task.plan.configurations["3d_fullres"], norm="batch")
+    plan = msgspec.structs.replace(task.plan, training=recipe, configurations={"3d_fullres": tied})
+    assert find(replace(task, plan=plan), iterations=2).step == StepStyle(precision="float32")
+
+
 def test_a_seed_gives_the_same_curve_and_the_same_test_is_not_done_twice(task, find, tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "choose_step", lambda *_, **__: (StepStyle(precision="float32"), {}))
     first = find(task, "a", iterations=4)
