@@ -266,7 +266,26 @@ def _prepare(
 
 
 def lr_find(workspace: Workspace, wish: TrainingWish, *, device_name: str, iterations: int) -> RateTest:
-    """4, for a minute: sweep a fold's learning rate on weights that are thrown away."""
+    """4, for a minute: sweep a fold's learning rate on weights that are thrown away.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    wish : TrainingWish
+        Of a single fold.
+    device_name : str
+    iterations : int
+        Steps from the lowest rate to the highest.
+
+    Returns
+    -------
+    RateTest
+
+    Raises
+    ------
+    SettingError
+        As `train`.
+    """
     from autoseg.networks.device import choose_device
     from autoseg.train import lr_find
 

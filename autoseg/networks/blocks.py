@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.artifacts.plan import Attention, Norm
+from autoseg.networks.cost import SQUEEZE
 
 LEAK = 0.01
 EPSILON = 1e-5
@@ -18,8 +19,6 @@ TRANSPOSED: dict[int, Any] = {2: functional.conv_transpose2d, 3: functional.conv
 POOL: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MOST_GROUPS = 8
-# Channels of the squeezed layer of an attention block: one in so many.
-SQUEEZE = 2
 
 
 class InstanceNorm(nn.Module):

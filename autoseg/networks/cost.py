@@ -11,7 +11,7 @@ FLOAT_BYTES = 4
 MASK_BYTES = 1
 MIXED = StepStyle(precision="bfloat16")
 INDEX_BYTES = 8
-# Channels of the squeezed layer of an attention block: one in so many, as in `autoseg.networks.blocks`.
+# Channels of the squeezed layer of an attention block: one in so many.
 SQUEEZE = 2
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

@@ -108,7 +108,7 @@ class Ranks:
             (failed,) = self.as_first(0.0)
             if failed:
                 raise AutosegError("the first process failed", hint="its own message says why")
-            yield _nothing
+            yield lambda: None
             return
         told = False
 
@@ -333,7 +333,3 @@ def check_beginning(ranks: Ranks, iteration: int) -> None:
             found=f"iteration {iteration} here, {first:.0f} in the first process",
             hint="all hosts must see the same workspace",
         )
-
-
-def _nothing() -> None:
-    """Tell nobody."""

@@ -280,7 +280,21 @@ def _check_steps(state: TrainState) -> None:
 
 
 def step_loss(network: UNet, batch: Augmented, course: Course) -> tuple[Tensor, list[Tensor]]:
-    """Deep-supervision loss of a batch, and the logits of its levels, in the step's precision and memory layout."""
+    """Deep-supervision loss of a batch, in the step's precision and memory layout.
+
+    Parameters
+    ----------
+    network : UNet
+    batch : Augmented
+        On the course's device.
+    course : Course
+
+    Returns
+    -------
+    loss : Tensor of float32, shape ()
+    levels : list of Tensor, shape (B, K, *edges of the level)
+        Logits, the finest first.
+    """
     weights = level_weights(len(network.heads))
     image = channels_last(batch.images) if course.step.channels_last else batch.images
     with autocast(course.device, course.step.precision):

@@ -169,7 +169,21 @@ def region_masks(target_bzyx: Tensor, regions: Sequence[Sequence[int]]) -> Tenso
 
 
 def deep_loss(levels: Sequence[Tensor], target_bzyx: Tensor, weights: Sequence[float], objective: Objective) -> Tensor:
-    """Weighted sum of the loss over decoder levels, the finest first."""
+    """Weighted sum of the loss over decoder levels.
+
+    Parameters
+    ----------
+    levels : sequence of Tensor of float, shape (B, K, *edges of the level)
+        Logits, the finest first.
+    target_bzyx : Tensor of int, shape (B, *edges of the finest level)
+    weights : sequence of float
+        One for each level.
+    objective : Objective
+
+    Returns
+    -------
+    Tensor of float32, shape ()
+    """
     loss = torch.zeros((), device=target_bzyx.device)
     for logits, weight in zip(levels, weights, strict=True):
         loss = loss + weight * objective.loss(logits, at_level(target_bzyx, logits))
@@ -177,7 +191,17 @@ def deep_loss(levels: Sequence[Tensor], target_bzyx: Tensor, weights: Sequence[f
 
 
 def at_level(target_bzyx: Tensor, logits_bkzyx: Tensor) -> Tensor:
-    """The target at the resolution of the logits: the voxel nearest to each coarse voxel's centre."""
+    """The target at the resolution of the logits: the voxel nearest to each coarse voxel's centre.
+
+    Parameters
+    ----------
+    target_bzyx : Tensor of int, shape (B, *edges)
+    logits_bkzyx : Tensor of float, shape (B, K, *edges / strides)
+
+    Returns
+    -------
+    Tensor of int, shape (B, *edges / strides)
+    """
     small = target_bzyx
     for axis in range(1, target_bzyx.ndim):
         step = target_bzyx.shape[axis] // logits_bkzyx.shape[axis + 1]

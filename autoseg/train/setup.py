@@ -33,14 +33,39 @@ TRAINING_STREAM, VALIDATION_STREAM = 0, 1
 
 
 def new_network(task: FoldTask, device: torch.device) -> UNet:
-    """A fold's network, its weights as its seed and fold alone say."""
+    """A fold's network on a device, its weights as its seed and fold alone say.
+
+    Parameters
+    ----------
+    task : FoldTask
+    device : torch.device
+
+    Returns
+    -------
+    UNet
+        Weights of float32.
+    """
     plan, configuration = task.plan, task.plan.configurations[task.configuration_name]
     torch.manual_seed(int(np.random.default_rng((plan.training.seed, task.fold)).integers(2**31)))
     return build_network(configuration, plan.num_inputs(configuration), plan.num_classes).to(device)
 
 
 def num_workers(cases: Sequence[TrainingCase], recipe: BatchRecipe, device: torch.device, jobs: int) -> int:
-    """Worker processes for loading: none where cutting patches from memory is quicker than passing them over."""
+    """Worker processes for loading: none where cutting patches from memory is quicker than passing them over.
+
+    Parameters
+    ----------
+    cases : sequence of TrainingCase
+    recipe : BatchRecipe
+    device : torch.device
+        That trains.
+    jobs : int
+        Most of them.
+
+    Returns
+    -------
+    int
+    """
     in_memory = all(isinstance(case.image_czyx, np.ndarray) for case in cases)
     if device.type == "cpu" and in_memory and recipe.classic is None:
         return 0
@@ -54,7 +79,18 @@ def class_weights_of(task: FoldTask, records: Mapping[str, PreprocessedCase]) ->
 
 
 def batch_recipes(task: FoldTask, records: Mapping[str, PreprocessedCase]) -> tuple[BatchRecipe, BatchRecipe]:
-    """How batches are made for training, and for validation on patches."""
+    """How batches are made for training, and for validation on patches.
+
+    Parameters
+    ----------
+    task : FoldTask
+    records : mapping of str to PreprocessedCase
+        By name; of the task's cases.
+
+    Returns
+    -------
+    training, validation : BatchRecipe
+    """
     configuration, recipe = task.plan.configurations[task.configuration_name], task.plan.training
 
     def batch_recipe(stream: int, names: Sequence[str]) -> BatchRecipe:
@@ -83,7 +119,19 @@ def _rare_classes(plan: Plan, records: Sequence[PreprocessedCase]) -> RareClasse
 
 
 def objective_of(plan: Plan, configuration: Configuration, class_weights: tuple[float, ...]) -> Objective:
-    """What the outputs of a plan's networks are held against."""
+    """What the outputs of a plan's networks are held against.
+
+    Parameters
+    ----------
+    plan : Plan
+    configuration : Configuration
+    class_weights : tuple of float
+        One an output; empty where all are 1.
+
+    Returns
+    -------
+    Objective
+    """
     named = foreground(plan.labels)
     regions = tuple(values_of(value) for value in named.values()) if has_regions(plan.labels) else ()
     return Objective(configuration.batch_dice, regions, ignored(plan.labels), plan.training, class_weights)
@@ -96,7 +144,24 @@ def measure_step_style(
     class_weights: tuple[float, ...],
     device: torch.device,
 ) -> tuple[StepStyle, dict[str, float]]:
-    """Time steps of a small batch in each style, on weights that are thrown away."""
+    """Time steps of a small batch in each style, on weights that are thrown away.
+
+    Parameters
+    ----------
+    task : FoldTask
+    cases : sequence of TrainingCase
+        That batches are made of.
+    recipe : BatchRecipe
+    class_weights : tuple of float
+    device : torch.device
+
+    Returns
+    -------
+    StepStyle
+        The fastest.
+    dict of str to float
+        Seconds a step of each; empty where nothing had to be measured.
+    """
     plan = task.plan
     configuration = plan.configurations[task.configuration_name]
     batch = make_batch(cases, replace(recipe, batch_size=_measured_batch(configuration)), 0)

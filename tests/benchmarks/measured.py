@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SAMPLE_S = 0.1
+LEAST_PAUSE = 50  # a pause is at least so many times as long as a look
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Ran:
         Wall time.
     peak_bytes : int
         Largest sum of the proportional set sizes (a page shared by n processes counts 1/n for each) over all
-        processes of the command's session, sampled ten times a second; Linux only, else 0.
+        processes of the command's session, sampled up to ten times a second; Linux only, else 0.
     out : str
         What it printed.
     """
@@ -59,8 +60,12 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
 
 
 def _sample(session: int, peaks: list[int], ended: threading.Event) -> None:
-    while not ended.wait(SAMPLE_S):
+    pause = SAMPLE_S
+    while not ended.wait(pause):
+        start = time.perf_counter()
         peaks[0] = max(peaks[0], sum(_shares_bytes(session)))
+        # Of processes that hold gigabytes the kernel walks many pages: that must not slow what is timed.
+        pause = max(SAMPLE_S, LEAST_PAUSE * (time.perf_counter() - start))
 
 
 def _shares_bytes(session: int) -> list[int]:

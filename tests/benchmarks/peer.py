@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,8 +45,9 @@ class Peer:
         return run([str(self.python.parent / name), *arguments], self.environment)
 
     def script(self, script: Path, *arguments: str) -> str:
-        """Run a program with its interpreter; gives what it printed."""
-        return run([str(self.python), str(script), *arguments], self.environment).out
+        """Run a program with its interpreter; gives what it printed. Nobody looks at its memory meanwhile."""
+        command = [str(self.python), str(script), *arguments]
+        return subprocess.run(command, env=self.environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
     def version(self) -> dict[str, str]:
         """Versions of nnU-Net and torch there."""

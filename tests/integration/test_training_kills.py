@@ -30,7 +30,7 @@ RECIPE = {
 }
 # Trains on request in a process of its own, forked from here, which spares it the half minute of imports.
 SERVER = """
-import os, signal, sys, time
+import logging, os, signal, sys, time
 from pathlib import Path
 import matplotlib.backends.backend_agg, matplotlib.figure
 import numpy as np
@@ -70,6 +70,8 @@ task = stage.FoldTask(
 
 def train(workspace):
     torch.set_num_threads(1)
+    Path(workspace).mkdir(exist_ok=True)
+    logging.basicConfig(filename=Path(workspace) / "log", level=logging.INFO, force=True)
     stage.run(
         task, records, lambda names: [cases[name] for name in names], Workspace(Path(workspace)).fold("3d_fullres", 0),
         device=torch.device("cpu"), jobs=1, case_dice=lambda network, manifest, name: 0.5,
@@ -112,6 +114,11 @@ def train(tmp_path_factory, build_plan, build_configuration):
         server.stdin.close()
 
 
+def times_gone_on(workspace):
+    """How often a run went on from a checkpoint."""
+    return (workspace / "log").read_text().count("goes on after iteration")
+
+
 def outcome(workspace):
     """Hash of the weights, and the metrics but for what the clock says."""
     folder = Workspace(workspace).fold(CONFIGURATION, 0)
@@ -142,6 +149,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(train, undisturbed, tmp_p
         train(tmp_path, seconds * share)
     assert train(tmp_path) == 0
     assert outcome(tmp_path) == expected
+    assert times_gone_on(tmp_path)
     assert not list(Workspace(tmp_path).fold(CONFIGURATION, 0).root.glob(".*"))
 
 
@@ -150,7 +158,7 @@ def test_twenty_kills_at_random_moments(train, undisturbed, tmp_path):
     rng = random.Random(SEED)
     expected, seconds = undisturbed
     print(f"seed {SEED}, an undisturbed run takes {seconds:.2f} s")
-    landed = trial = 0
+    landed = trial = gone_on = 0
     while landed < 20:
         workspace = tmp_path / str(trial)
         for _ in range(3):
@@ -161,5 +169,8 @@ def test_twenty_kills_at_random_moments(train, undisturbed, tmp_path):
             print(f"  trial {trial}: {'ended before' if status == 0 else 'killed after'} {after:.2f} s")
         assert train(workspace) == 0
         assert outcome(workspace) == expected
+        gone_on += times_gone_on(workspace)
         trial += 1
         assert trial < 40
+    print(f"{landed} kills, {gone_on} times a run went on from a checkpoint")
+    assert gone_on >= landed / 2

@@ -1,6 +1,7 @@
 """Several processes train as one: the same losses, the same weights, the same end."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -163,6 +164,10 @@ def program(root, ranks):
                 train(root, "stopped", Variant(), ranks, interrupted=not ranks.is_first)
             except KeyboardInterrupt:
                 (root / f"{ranks.rank} was stopped").touch()
+            with ranks.first_ahead():
+                if ranks.is_first:
+                    shutil.copytree(fold_folder(root, "stopped").root, fold_folder(root, "gone on").root)
+            train(root, "gone on", Variant(), ranks)
             try:
                 with ranks.first_ahead():
                     if ranks.is_first:
@@ -199,7 +204,7 @@ def both(tmp_path_factory, build_plan, build_configuration):
     """The folders of all variants, trained by one process and by two."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     clock = msgspec.structs.replace(RECIPE, max_hours=0.5 / 3600)
-    trainings = VARIANTS | {"stopped": Variant(), "by the clock": Variant()}
+    trainings = VARIANTS | {"stopped": Variant(), "gone on": Variant(), "by the clock": Variant()}
     for root in (one, two):
         for name, variant in trainings.items():
             plan = build_plan(
@@ -242,7 +247,7 @@ def test_a_step_that_one_share_spoils_is_left_out_by_all(both):
     assert any(losses)
 
 
-def test_all_stop_where_one_is_asked_to_and_one_process_goes_on(both):
+def test_all_stop_where_one_is_asked_to_and_one_process_goes_on_or_both(both):
     one, two = both
     assert sorted(path.name for path in two.glob("* was stopped")) == ["0 was stopped", "1 was stopped"]
     folder = fold_folder(two, "stopped")
@@ -250,6 +255,7 @@ def test_all_stop_where_one_is_asked_to_and_one_process_goes_on(both):
     assert not read(folder.manifest, TrainedModel).finished
     train(two, "stopped", Variant(), ALONE)
     assert_same(fold_folder(one, "classes"), folder)
+    assert_same(fold_folder(one, "classes"), fold_folder(two, "gone on"))
 
 
 def test_all_keep_to_the_clock_of_the_first(both):
