@@ -14,13 +14,13 @@ from autoseg.artifacts.plan import Configuration, Training
 STEPS_SHARE = 0.9
 USUAL_STEPS = Training().epochs * Training().iterations_per_epoch
 # Too short a training: Dice lost after 1000 steps of the network as planned, and the power by which that falls.
-LOSS_AT_1000_STEPS = 0.05
-STEPS_EXPONENT = 0.8
+LOSS_AT_1000_STEPS = 0.03
+STEPS_EXPONENT = 0.55
 # A step of a smaller network, or of fewer voxels, teaches less: what it is worth, as powers of width and voxels.
-WIDTH_EXPONENT = 1.0
-VOXELS_EXPONENT = 0.3
+WIDTH_EXPONENT = 0.4
+VOXELS_EXPONENT = 0.5
 # Too small a network: Dice lost for good each time it is halved.
-LOSS_PER_HALF_WIDTH = 0.01
+LOSS_PER_HALF_WIDTH = 0.005
 LOSS_PER_HALF_PATCH = 0.02
 LOSS_PER_HALF_BATCH = 0.001
 
