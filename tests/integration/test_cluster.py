@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg import cluster
+from autoseg import cluster, machine
 from autoseg.artifacts.base import read, write
 from autoseg.artifacts.prediction import PredictionSet
 from autoseg.artifacts.preprocessed import PreprocessedCase
@@ -233,7 +233,7 @@ def test_a_host_that_lacks_something_is_named(tmp_path, monkeypatch):
     assert on_worker(DatasetError, ("unread",), {}, tmp_path, cluster.__version__).where == f"host {host}"
     with pytest.raises(SettingError, match="another autoseg"):
         on_worker(abs, (1,), {}, tmp_path, "0.0.0.other")
-    monkeypatch.setattr(cluster, "SEEN_WITHIN_SECONDS", 0.1)
+    monkeypatch.setattr(machine, "SEEN_WITHIN_SECONDS", 0.1)
     with pytest.raises(SettingError, match="does not see") as caught:
         on_worker(abs, (1,), {}, tmp_path / "elsewhere", cluster.__version__)
     assert host in caught.value.where
