@@ -82,7 +82,8 @@ def test_torchrun_trains_a_fold_in_two_processes_and_a_single_one_finds_it_done(
     assert autoseg(*train).stdout == done.stdout
     assert folder.weights.stat().st_mtime_ns == before
     shutil.rmtree(folder.root)
-    refused = subprocess.run([*torchrun, *train, "--devices", "cpu,cpu"], capture_output=True, text=True, check=False)
+    side_by_side = ["train", "0", "-w", str(planned), "--devices", "cpu,cpu", *SHORT]
+    refused = subprocess.run([*torchrun, *side_by_side], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert "folds side by side are started by a single process" in refused.stderr
 
