@@ -361,7 +361,7 @@ class Plan(Artifact, frozen=True, kw_only=True):
                 if len(getattr(configuration, field)) != channels:
                     message = f"configurations.{name}.{field} needs an entry for each of the {channels} channels"
                     raise ValueError(message)
-            if configuration.norm == "batch" and self.training.sample_by_sample:
+            if configuration.ties_samples and self.training.sample_by_sample:
                 message = (
                     f"training.sample_by_sample is true, and configurations.{name}.norm is batch, which ties the "
                     "samples of a batch together: use false or null, or another norm"

@@ -452,7 +452,8 @@ def _validate(
     stopped: Callable[[], bool],
 ) -> _Validated | None:
     """Validate on patches, and now and then on whole cases; None where the user asked to stop meanwhile."""
-    patches = _validate_patches(state, course, batches, epoch, step_seconds, stopped)
+    count = _num_validation_batches(course.recipe, epoch.seconds, step_seconds)
+    patches = _validate_patches(state, course, batches, count, stopped)
     if patches is None:
         return None
     losses, dice = patches
@@ -472,26 +473,24 @@ def _validate(
     return None if whole is None else _Validated(losses, dice, whole)
 
 
+def _num_validation_batches(recipe: Training, epoch_seconds: float, step_seconds: float) -> int:
+    """As many as the recipe says; under a time budget, against which they count, what a share of the epoch allows."""
+    count = recipe.validation_iterations
+    if recipe.max_hours is None or not count:
+        return count
+    return max(1, min(count, int(epoch_seconds * MOST_SHARE / max(step_seconds * FORWARD_SHARE, 1e-9))))
+
+
 @torch.no_grad()
 def _validate_patches(
-    state: TrainState,
-    course: Course,
-    batches: Batches,
-    epoch: _EpochClock,
-    step_seconds: float,
-    stopped: Callable[[], bool],
+    state: TrainState, course: Course, batches: Batches, count: int, stopped: Callable[[], bool]
 ) -> tuple[list[float], list[float | None]] | None:
     """Loss of each validation batch, and Dice of each foreground label over all of them pooled; None if stopped."""
-    recipe = course.recipe
-    limit = recipe.validation_iterations
-    if recipe.max_hours is not None and limit:
-        # Validation counts against the budget.
-        limit = max(1, min(limit, int(epoch.seconds * MOST_SHARE / max(step_seconds * FORWARD_SHARE, 1e-9))))
     losses = []
     counts = torch.zeros(2, 1, dtype=torch.float64)
     # As in prediction: batch norm goes by its running statistics, and learns nothing from these cases.
     state.network.eval()
-    for _ in range(limit):
+    for _ in range(count):
         if course.ranks.any(stopped()):
             return None
         batch = to_tensors(next(batches), course)
@@ -501,7 +500,7 @@ def _validate_patches(
         losses.append(float(loss))
         counts = counts + overlap_counts(levels[0], batch.labels, course.objective)
     counts = course.ranks.sum(counts)
-    return losses, [float(2 * hit / size) if size else None for hit, size in counts.T] if limit else []
+    return losses, [float(2 * hit / size) if size else None for hit, size in counts.T] if count else []
 
 
 def _end_epoch(state: TrainState, course: Course, epoch: _EpochClock, validated: _Validated, progress: float) -> None:
