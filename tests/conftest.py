@@ -195,3 +195,14 @@ def _write_dicom(
 def write_dicom():
     """Callable: write a volume as a DICOM series, whole or wrong in some way."""
     return _write_dicom
+
+
+@pytest.fixture
+def one_thread():
+    """Sums in one order, whatever the machine, and one workspace in oneDNN; threads would only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

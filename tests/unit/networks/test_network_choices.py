@@ -36,14 +36,12 @@ def identify(combination):
     return f"{shape}-{'residual' if residual else 'plain'}-{norm}-{attention}-{'deep' if deep else 'finest'}"
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny networks: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def same_weights():
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 # The number of heads has little to do with the precision: of one head in float32 the long run is enough.

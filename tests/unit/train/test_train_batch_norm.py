@@ -30,13 +30,7 @@ def batch(seed, shift=0.0):
     return Batch(cases=("a", "b"), images=images, labels=labels, draws=no_draws(2, 1, PATCH))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny networks: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

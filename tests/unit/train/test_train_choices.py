@@ -32,12 +32,7 @@ with_and_without_ignore = pytest.mark.parametrize("ignore", [None, IGNORE], ids=
 pooled_or_not = pytest.mark.parametrize("batch_dice", [True, False], ids=["pooled", "apart"])
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def example(shape=(3, 4, 5), *, regions=(), ignore=None, seed=0):

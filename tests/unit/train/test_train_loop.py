@@ -50,13 +50,7 @@ APART = StepStyle(precision="float32", sample_by_sample=True, channels_last=True
 RECIPE = Training(epochs=3, iterations_per_epoch=3, validation_iterations=1, initial_learning_rate=0.05, momentum=0.9)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in one order, whatever the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -43,13 +43,7 @@ CPU = torch.device("cpu")
 LABELS = {"background": 0, "liver": 1, "tumour": 2}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in one order, whatever the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Names.
