@@ -24,6 +24,8 @@ class StepStyle(Record, frozen=True, kw_only=True):
     sample_by_sample : bool
         Samples pass through the network one after the other. Where the loss is a mean over samples the gradients of
         each are taken at once, else when all have passed.
+    side_by_side : bool
+        As many of them at a time as there are threads, each on a core of its own; only with `sample_by_sample`.
     channels_last : bool
         Order of the feature maps in memory.
     compiled : bool
@@ -32,6 +34,7 @@ class StepStyle(Record, frozen=True, kw_only=True):
 
     precision: Precision
     sample_by_sample: bool = False
+    side_by_side: bool = False
     channels_last: bool = False
     compiled: bool = False
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autoseg import console, pipeline, planning
+from autoseg.artifacts.base import read
+from autoseg.artifacts.model import TrainedModel
 from autoseg.datasets.layouts import find_dataset
 from autoseg.demo.phantom import write_phantoms
 from autoseg.demo.picture import overlay_picture
@@ -22,6 +24,7 @@ SETTINGS = (
     "training.momentum=0.95",
     "training.initial_learning_rate=0.02",
 )
+ENOUGH_STEPS = 250
 ENDING = ".nii.gz"
 # Lies in a folder that the demo made, and may make anew.
 MARK = ".autoseg-demo"
@@ -67,7 +70,10 @@ def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterat
 
     wish = pipeline.TrainingWish(folds=[0], settings=[f"training.max_hours={minutes / 60}", *SETTINGS], jobs=jobs)
     results = pipeline.train(workspace, wish, device_name=device_name)
-    yield f"3. trained for {minutes:g} minutes; validation of fold 0: {console.summary_line(results[0])}"
+    steps = read(workspace.fold("3d_fullres", 0).manifest, TrainedModel).iterations
+    yield f"3. trained for {minutes:g} minutes, {steps} steps; validation of fold 0: {console.summary_line(results[0])}"
+    if steps < ENOUGH_STEPS:
+        yield "   too few for good scores: this machine is busy or slow, and --minutes gives it longer"
 
     inputs = sorted((raw / "imagesTs").glob(f"*{ENDING}"))
     files = pipeline.predict(workspace, inputs, predicted, device_name=device_name)

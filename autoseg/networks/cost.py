@@ -13,6 +13,7 @@ MIXED = StepStyle(precision="bfloat16")
 INDEX_BYTES = 8
 # Channels of the squeezed layer of an attention block: one in so many.
 SQUEEZE = 2
+CLEARLY = 0.9
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -49,6 +50,7 @@ def training_step_memory(
     *,
     on_cpu: bool = True,
     whole_loss: bool = False,
+    cores: int = 1,
 ) -> StepMemory:
     """Memory of a training step of `autoseg.networks.unet.UNet`.
 
@@ -65,6 +67,8 @@ def training_step_memory(
     whole_loss : bool
         The loss is taken of the whole batch, as batch Dice and an ignore label ask for: the maps of all samples are
         kept until then, even where they pass through the network one after the other.
+    cores : int
+        On which samples pass side by side, where the style says that they do.
 
     Returns
     -------
@@ -92,8 +96,16 @@ def training_step_memory(
     for head in (*heads, *(head for sample in each for head in sample)):
         tape.let_go(_source(head))
     activations = tape.kept_bytes
-    # Where each sample has a loss of its own, the gradients of the first are there when the second's are made.
-    in_step = tape.peak_backward_bytes(gradient_bytes=weights if passes > 1 and not whole_loss else 0, most=weights)
+    apart = passes > 1 and not whole_loss
+    if style.side_by_side and apart and 1 < cores <= configuration.batch_size:
+        # Each core adds up what its samples gave, all weights at a time.
+        there = weights if configuration.batch_size >= 2 * cores else 0
+        in_step = tape.peak_backward_bytes(gradient_bytes=there, most=there + weights)
+        in_passes = cores * max(in_step, tape.peak_forward_bytes)
+    else:
+        # The gradients of the first sample are there when the second's are made.
+        in_step = tape.peak_backward_bytes(gradient_bytes=weights if apart else 0, most=weights)
+        in_passes = max(in_step, tape.peak_forward_bytes)
     # Weight decay and momentum each make a new gradient, parameter by parameter.
     in_update = weights + 2 * FLOAT_BYTES * tape.most_weights
     voxels = prod(configuration.patch_size) * configuration.batch_size
@@ -104,13 +116,43 @@ def training_step_memory(
         optimizer_bytes=weights,
         input_bytes=inputs,
         activation_bytes=activations,
-        peak_bytes=2 * weights + inputs + max(in_step, tape.peak_forward_bytes, in_update),
+        peak_bytes=2 * weights + inputs + max(in_passes, in_update),
     )
 
 
 def planned_step_memory(plan: Plan, configuration: Configuration) -> StepMemory:
     """Memory of a training step of one of a plan's networks, in mixed precision on a GPU."""
     return training_step_memory(configuration, plan.num_inputs(configuration), plan.num_classes, MIXED, on_cpu=False)
+
+
+def neighbours(kernel: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
+    """How many voxels of the small map, along each axis, a new voxel is made of."""
+    return tuple(-(-(edge + step - 1) // step) for edge, step in zip(kernel, stride, strict=True))
+
+
+def merging_pays(edges: Sequence[int], samples: int, enlarge: Sequence[int], weight: Sequence[int]) -> bool:
+    """Whether the upsampling and convolution as one take clearly fewer products than one after the other.
+
+    Parameters
+    ----------
+    edges : sequence of int, length d
+        Of the small map.
+    samples : int
+        Of the batch.
+    enlarge, weight : sequence of int
+        Shapes of the weights, as in `convolve_enlarged`.
+    """
+    (inputs, middle, *stride), (outputs, _, *kernel) = enlarge, weight
+    if any(edge > 1 and (edge != 3 or n * step < 2) for edge, n, step in zip(kernel, edges, stride, strict=True)):
+        # A border is one voxel wide, and not both at once.
+        return False
+    reach = neighbours(kernel, stride)
+    small, box = prod(edges), prod(stride)
+    boxes = prod(edge + n - 1 for edge, n in zip(edges, reach, strict=True))
+    apart = samples * small * box * middle * (inputs + outputs * prod(kernel))
+    one = samples * boxes * box * inputs * outputs * prod(reach)
+    joining = inputs * middle * outputs * prod(kernel) * prod(n + m - 1 for n, m in zip(kernel, stride, strict=True))
+    return one + joining < CLEARLY * apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,20 +357,41 @@ def _residual_block(
     return _activate(tape, _put(tape, node, inner, passing_bytes=3 * size))
 
 
-def _join(tape: _Tape, up: _Map, skip: _Map, kernel: Sequence[int]) -> _Map:
-    """`ConvolutionBlock.join`: the first convolution of a decoder stage."""
+def _join(tape: _Tape, x: _Map, skip: _Map, stride: Sequence[int], kernel: Sequence[int]) -> _Map:
+    """`ConvolutionBlock.join`: an upsampling and the first convolution of a decoder stage."""
     still = (1,) * len(kernel)
     if tape.on_cpu:
-        a = _convolve(tape, up, skip.channels, kernel, still)
-        b = _convolve(tape, skip, skip.channels, kernel, still, bias=False)
+        if merging_pays(x.edges, tape.samples, (x.channels, skip.channels, *stride), (skip.channels,) * 2 + (*kernel,)):
+            a = _convolve_enlarged(tape, x, skip, stride, kernel)
+        else:
+            a = _convolve(tape, _upsample(tape, x, skip, stride), skip.channels, kernel, still, bias=False)
+        b = _convolve(tape, skip, skip.channels, kernel, still)
         size = _map_bytes(tape, a)
         both = _put(tape, _Node((_source(a), _source(b)), size, hands_on=True), a, passing_bytes=3 * size)
     else:
+        up = _upsample(tape, x, skip, stride)
         wide = _Map(None, 2 * skip.channels, skip.edges)
         size = _map_bytes(tape, wide)
         wide = _put(tape, _Node((_source(up), _source(skip)), size, size), wide, passing_bytes=size // 2)
         both = _convolve(tape, wide, skip.channels, kernel, still)
     return _activate(tape, _normalize(tape, both))
+
+
+def _convolve_enlarged(tape: _Tape, x: _Map, skip: _Map, stride: Sequence[int], kernel: Sequence[int]) -> _Map:
+    """`convolve_enlarged`, and the biases around it: a convolution to boxes of voxels, which are then put in order."""
+    reach, made = neighbours(kernel, stride), _Map(None, skip.channels, skip.edges)
+    edges = tuple(edge + n - 1 for edge, n in zip(x.edges, reach, strict=True))
+    boxes = _Map(None, skip.channels * prod(stride), edges)
+    weights = made.channels * (x.channels * prod(stride) + made.channels * prod(kernel) + 1)
+    kept = tape.value_bytes * x.channels * boxes.channels * prod(reach)
+    if tape.value_bytes != FLOAT_BYTES and tape.first_pass:
+        kept += weights * tape.value_bytes
+    size = _map_bytes(tape, boxes)
+    workspace = _workspace(tape, _map_bytes(tape, x) + size)
+    boxes = _put(tape, _Node((_source(x),), size, kept, weights, workspace), boxes)
+    return _put(
+        tape, _Node((_source(boxes),), _map_bytes(tape, made), workspace_bytes=size), made, passing_bytes=2 * size
+    )
 
 
 def _network(tape: _Tape, configuration: Configuration, num_channels: int, num_classes: int) -> list[_Map]:
@@ -356,7 +419,7 @@ def _network(tape: _Tape, configuration: Configuration, num_channels: int, num_c
     levels = [] if len(features) > 1 else [x]
     for level in range(len(features) - 2, -1, -1):
         skip = skips[level]
-        x = _join(tape, _upsample(tape, x, skip, configuration.strides[level + 1]), skip, kernels[level])
+        x = _join(tape, x, skip, configuration.strides[level + 1], kernels[level])
         for _ in range(configuration.n_conv_per_stage_decoder[-1 - level] - 1):
             x = _block(tape, x, features[level], kernels[level], still)
         levels.append(x)

@@ -102,7 +102,7 @@ class UNet(nn.Module):
             return [x]
         levels = []
         for up, stage, skip in zip(self.up, self.decoder, reversed(skips[:-1]), strict=True):
-            x = stage(up(x), skip)
+            x = stage(x, up, skip)
             levels.append(x)
         return levels
 

@@ -18,6 +18,7 @@ from autoseg.errors import AutosegError
 from autoseg.networks.device import autocast, channels_last
 from autoseg.networks.unet import UNet
 from autoseg.train.augment import Augmented, augment, pack
+from autoseg.train.cores import add_gradients
 from autoseg.train.distributed import ALONE, Ranks, SharedNetwork
 from autoseg.train.loading import Batch, Batches
 from autoseg.train.losses import Objective, deep_loss, level_weights, overlap_counts
@@ -134,6 +135,13 @@ class Course:
         """Whether gradients are taken of one sample after the other."""
         return self.step.sample_by_sample and self.objective.is_mean_over_samples
 
+    def num_side_by_side(self, num_samples: int) -> int:
+        """How many of a batch's samples go through the network side by side; as many go to each core."""
+        cores = torch.get_num_threads()
+        if not (self.step.side_by_side and self.apart and self.shared is None and self.device.type == "cpu"):
+            return 0
+        return num_samples - num_samples % cores if cores > 1 else 0
+
 
 def train(
     state: TrainState, course: Course, training: Batches, validation: Batches, stopped: Callable[[], bool]
@@ -228,13 +236,19 @@ def _step(
     state.optimizer.zero_grad(set_to_none=True)
     # The running means of batch norm, which a step that is left out must not spoil.
     before = [buffer.clone() for buffer in state.network.buffers()]
-    losses = []
-    parts = len(augmented.images) if course.apart else 1
+    parts = augmented.chunk(len(augmented.images) if course.apart else 1)
     # Then the loss is the mean over the samples of all processes; else it is that of the whole batch already.
-    samples = int(ranks.sum(torch.tensor(parts))) if course.apart else 1
-    for number, part in enumerate(augmented.chunk(parts), 1):
-        with course.shared.adding(number == parts) if course.shared else nullcontext():
-            loss = step_loss(state.network, part, course)[0] / samples
+    samples = int(ranks.sum(torch.tensor(len(parts)))) if course.apart else 1
+
+    def loss_of(part: Augmented) -> Tensor:
+        return step_loss(state.network, part, course)[0] / samples
+
+    ahead = course.num_side_by_side(len(parts))
+    weights = list(state.network.parameters())
+    losses = add_gradients(weights, parts[:ahead], loss_of, torch.get_num_threads()) if ahead else []
+    for number, part in enumerate(parts[ahead:], ahead + 1):
+        with course.shared.adding(number == len(parts)) if course.shared else nullcontext():
+            loss = loss_of(part)
             # The gradients of the processes are averaged, where they are to be added.
             state.scaler.scale(loss * ranks.size).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())

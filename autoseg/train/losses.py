@@ -97,6 +97,10 @@ class Objective:
         counts = terms.entropy is not None and self.ignore is not None
         return not pools and not counts
 
+    def num_apart(self, batch_size: int) -> int:
+        """Samples of a batch whose gradients can be taken apart from each other's."""
+        return batch_size if self.is_mean_over_samples else 1
+
     def loss(self, logits_bkzyx: Tensor, target_bzyx: Tensor) -> Tensor:
         """Cross-entropy minus overlap, or one of them, as the recipe says.
 

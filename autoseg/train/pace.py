@@ -63,16 +63,18 @@ class Stopwatch:
         recipe = replace(plan.training, compile=False)
         channels, classes = plan.num_inputs(configuration), plan.num_classes
         style = self._styles.get(len(configuration.patch_size))
+        objective = objective_of(plan, configuration, ())
+        tied, num_apart = configuration.ties_samples, objective.num_apart(configuration.batch_size)
         if self.device.type == "cpu":
             # The kernel would end this process or another one.
-            styles = [style] if style else candidates(self.device, samples_tied=configuration.ties_samples)
-            needed = max(training_step_memory(configuration, channels, classes, each).peak_bytes for each in styles)
-            if needed > USED_SHARE * available_memory_bytes():
+            styles = [style] if style else candidates(self.device, samples_tied=tied, num_apart=num_apart)
+            cores = torch.get_num_threads()
+            needed = (training_step_memory(configuration, channels, classes, each, cores=cores) for each in styles)
+            if max(memory.peak_bytes for memory in needed) > USED_SHARE * available_memory_bytes():
                 return None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = build_network(configuration, channels, classes).to(self.device)
-        objective = objective_of(plan, configuration, ())
         batches = [_noise(plan, configuration, seed) for seed in range(LEAST_STEPS)]
         optimizer = new_optimizer(network, recipe)
         count = 0
@@ -86,7 +88,7 @@ class Stopwatch:
             return train_step(state, batches[count % len(batches)], course)
 
         if style is None:
-            style, _ = choose_step(self.device, step, samples_tied=configuration.ties_samples, recipe=recipe)
+            style, _ = choose_step(self.device, step, samples_tied=tied, num_apart=num_apart, recipe=recipe)
             self._styles[len(configuration.patch_size)] = style
             log.info("steps are timed in %s", describe_step(style))
         suit(network, style)

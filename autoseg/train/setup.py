@@ -180,14 +180,26 @@ def measure_step_style(
         course = Course(configuration, objective, plan.training, device, style, nothing, nothing, nothing)
         return train_step(state, batch, course)
 
-    style, seconds = choose_step(device, step, samples_tied=configuration.ties_samples, recipe=plan.training)
-    log.info("training in %s%s", describe_step(style), f"; measured, in seconds: {seconds}" if seconds else "")
+    style, seconds = choose_step(
+        device,
+        step,
+        samples_tied=configuration.ties_samples,
+        num_apart=objective.num_apart(configuration.batch_size),
+        recipe=plan.training,
+    )
+    measured = "; ".join(f"{way} {taken:.3g} s" for way, taken in seconds.items())
+    log.info("training in %s%s", describe_step(style), f" (a step in {measured})" if measured else "")
     return style, seconds
 
 
 def _measured_batch(configuration: Configuration) -> int:
-    """As many samples as make a step whose parts weigh as in training, and no more: 2, or more of small ones."""
-    return min(configuration.batch_size, max(2, round(MEASURED_VOXELS / prod(configuration.patch_size))))
+    """As many samples as make a step whose parts weigh as in training, and no more.
+
+    At least 2, more of small ones, and one for each core where there are as many in a batch.
+    """
+    cores, batch_size = torch.get_num_threads(), configuration.batch_size
+    least = cores if cores <= batch_size else 1
+    return min(batch_size, max(2, least, round(MEASURED_VOXELS / prod(configuration.patch_size))))
 
 
 def look_at_rate(recipe: Training) -> None:

@@ -405,5 +405,6 @@ def _train(
         manifest.step,
         on_cpu=device.type == "cpu",
         whole_loss=not objective.is_mean_over_samples,
+        cores=torch.get_num_threads(),
     )
     return StepPeak(predicted_bytes=predicted.peak_bytes, measured_bytes=watch.peak_bytes)

@@ -22,6 +22,7 @@ def choose_step(
     step: Callable[[StepStyle], float],
     *,
     samples_tied: bool,
+    num_apart: int,
     recipe: Training,
 ) -> tuple[StepStyle, dict[str, float]]:
     """The fastest way to compute a training step on this device.
@@ -33,6 +34,8 @@ def choose_step(
         Does a training step in the style given, on throw-away weights.
     samples_tied : bool
         Whether the samples of a batch go through the network together, for its batch norm.
+    num_apart : int
+        Samples of a batch whose gradients can be taken apart from each other: 1 where its loss ties them together.
     recipe : Training
         What of the style is fixed.
 
@@ -47,7 +50,7 @@ def choose_step(
     Compiling takes a minute, so it is tried for the fastest of the others alone, and by itself only on CUDA: on CPUs
     the convolutions take nearly all of a step, and the compiled network was slower than the plain one.
     """
-    styles = as_fixed(candidates(device, samples_tied=samples_tied), recipe)
+    styles = as_fixed(candidates(device, samples_tied=samples_tied, num_apart=num_apart), recipe)
     compiling = device.type == "cuda" if recipe.compile is None else recipe.compile
     if len(styles) == 1 and not compiling:
         return styles[0], {}
@@ -81,7 +84,7 @@ def _seconds(step: Callable[[StepStyle], float], styles: Sequence[StepStyle]) ->
     return seconds
 
 
-def candidates(device: torch.device, *, samples_tied: bool) -> list[StepStyle]:
+def candidates(device: torch.device, *, samples_tied: bool, num_apart: int) -> list[StepStyle]:
     """The ways to compute a step that are worth trying on a device.
 
     Notes
@@ -98,8 +101,12 @@ def candidates(device: torch.device, *, samples_tied: bool) -> list[StepStyle]:
     if device.type != "cpu":
         return [StepStyle(precision="float32")]
     precisions: tuple[Precision, ...] = ("bfloat16", "float32")
-    ways = (False,) if samples_tied else (True, False)
-    return [StepStyle(precision=p, sample_by_sample=apart, channels_last=apart) for p in precisions for apart in ways]
+    whole = StepStyle(precision="float32")
+    apart = replace(whole, sample_by_sample=True, channels_last=True)
+    ways = [whole] if samples_tied else [apart, whole]
+    if not samples_tied and 1 < torch.get_num_threads() <= num_apart:
+        ways.insert(0, replace(apart, side_by_side=True))
+    return [replace(way, precision=precision) for precision in precisions for way in ways]
 
 
 def as_fixed(styles: Iterable[StepStyle], recipe: Training) -> list[StepStyle]:
@@ -109,7 +116,9 @@ def as_fixed(styles: Iterable[StepStyle], recipe: Training) -> list[StepStyle]:
         precision = style.precision if recipe.precision == "measured" else recipe.precision
         apart = style.sample_by_sample if recipe.sample_by_sample is None else recipe.sample_by_sample
         last = style.channels_last if apart == style.sample_by_sample else apart
-        fixed[StepStyle(precision=precision, sample_by_sample=apart, channels_last=last)] = None
+        side_by_side = style.side_by_side and apart
+        way = replace(style, precision=precision, sample_by_sample=apart, channels_last=last, side_by_side=side_by_side)
+        fixed[way] = None
     return list(fixed)
 
 
@@ -126,7 +135,8 @@ def is_allowed(style: StepStyle, recipe: Training, *, samples_tied: bool) -> boo
 def describe_step(style: StepStyle) -> str:
     """A style in words."""
     ways = {
-        "sample by sample": style.sample_by_sample,
+        "samples side by side": style.side_by_side,
+        "sample by sample": style.sample_by_sample and not style.side_by_side,
         "whole batches": not style.sample_by_sample,
         "channels last": style.channels_last and not style.sample_by_sample,
         "compiled": style.compiled,

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
-from autoseg.networks.blocks import ConvolutionBlock, Head, InstanceNorm, ResidualBlock
+from autoseg.networks import blocks
+from autoseg.networks.blocks import ConvolutionBlock, Head, InstanceNorm, ResidualBlock, Upsample
+from autoseg.networks.cost import merging_pays
 from autoseg.networks.unet import UNet, _initialise, build_network
 from autoseg.train.losses import Objective, deep_loss, level_weights
 
@@ -57,25 +60,57 @@ def test_instance_norm_of_a_single_voxel_is_its_shift(batch):
     assert_same(norm(torch.randn(batch, 3, 1, 1)).flatten(1), norm.bias.expand(batch, 3), 1e-4)
 
 
+@pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("kernel", "edges"), [((3, 3), (6, 5)), ((3, 3, 3), (4, 5, 6)), ((1, 3, 3), (4, 5, 6))])
-def test_joining_equals_a_convolution_of_the_joined(kernel, edges, layout):
-    block = ConvolutionBlock(5, 4, kernel, (1,) * len(kernel))
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "edges"),
+    [
+        ((3, 3), (2, 2), (6, 5)),
+        ((3, 3), (2, 1), (2, 5)),
+        ((3, 3, 3), (2, 2, 2), (4, 2, 3)),
+        ((3, 3, 3), (1, 2, 2), (4, 3, 2)),
+        ((1, 3, 3), (1, 2, 2), (1, 5, 4)),
+        ((1, 3, 3), (2, 2, 2), (2, 5, 4)),
+        ((3, 1, 3), (4, 3, 2), (2, 2, 3)),
+    ],
+)
+def test_joining_equals_a_convolution_of_the_joined(kernel, stride, edges, batch, layout, merged, monkeypatch):
+    monkeypatch.setattr(blocks, "merging_pays", lambda *_: merged)
+    block = ConvolutionBlock(7, 4, kernel, (1,) * len(kernel)).double()
+    up = Upsample(3, 5, stride).double()
     with torch.no_grad():
         block.convolution.bias.uniform_(-1, 1)
-    x = torch.randn(2, 5, *edges)
-    a, b, whole = laid_out(x[:, :2], layout), laid_out(x[:, 2:], layout), laid_out(x, layout)
-    given = torch.randn(2, 4, *edges)
-    actual = block.join(a, b)
-    actual.backward(given)
-    gradients = [parameter.grad.clone() for parameter in block.parameters()]
-    block.zero_grad()
-    expected = block(whole)
-    expected.backward(given)
-    assert_same(actual, expected)
-    assert_same(torch.cat((a.grad, b.grad), dim=1), whole.grad)
-    for ours, parameter in zip(gradients, block.parameters(), strict=True):
-        assert_same(ours, parameter.grad, 1e-4)
+        up.bias.uniform_(-1, 1)
+    modules = nn.ModuleList([block, up])
+    larger = [edge * step for edge, step in zip(edges, stride, strict=True)]
+    x, skip = torch.randn(batch, 3, *edges).double(), torch.randn(batch, 2, *larger).double()
+    given = torch.randn(batch, 4, *larger).double()
+    results = []
+    for join in (block.join, lambda x, up, skip: block(torch.cat((up(x), skip), dim=1))):
+        inputs = [laid_out(each, layout) for each in (x, skip)]
+        joined = join(inputs[0], up, inputs[1])
+        modules.zero_grad()
+        joined.backward(given)
+        results.append([joined, *(each.grad for each in (*inputs, *modules.parameters()))])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("edges", "samples", "channels", "kernel", "stride", "pays"),
+    [
+        ((20, 28, 20), 1, (64, 32), (3, 3, 3), (2, 2, 2), True),
+        ((5, 7, 5), 1, (256, 128), (3, 3, 3), (2, 2, 2), False),  # one weight of two costs more than a map so small
+        ((20, 28, 20), 1, (64, 32), (5, 5, 5), (2, 2, 2), False),
+        ((1, 28, 20), 9, (64, 32), (3, 3, 3), (1, 2, 2), False),  # whose borders meet
+        ((8, 64, 64), 2, (64, 32), (1, 3, 3), (1, 2, 2), True),
+        ((64, 64, 64), 2, (64, 32), (3, 3, 3), (1, 1, 1), False),
+    ],
+)
+def test_upsampling_and_convolution_are_one_where_that_is_less_work(edges, samples, channels, kernel, stride, pays):
+    inputs, outputs = channels
+    assert merging_pays(edges, samples, (inputs, outputs, *stride), (outputs, outputs, *kernel)) == pays
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

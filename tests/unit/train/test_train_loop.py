@@ -30,7 +30,7 @@ from autoseg.networks.unet import build_network
 from autoseg.predict.models import load_model
 from autoseg.preprocess.case import foreground_locations
 from autoseg.preprocess.store import LoadedCase
-from autoseg.train import loop, stage, state
+from autoseg.train import loop, setup, stage, state
 from autoseg.train.augment import Augmented
 from autoseg.train.distributed import Ranks
 from autoseg.train.earlier import find_begun, inputs_of
@@ -47,6 +47,7 @@ from autoseg.train.validate import WholeCases
 CPU = torch.device("cpu")
 WHOLE = StepStyle(precision="float32")
 APART = StepStyle(precision="float32", sample_by_sample=True, channels_last=True)
+ABREAST = StepStyle(precision="float32", sample_by_sample=True, side_by_side=True, channels_last=True)
 RECIPE = Training(epochs=3, iterations_per_epoch=3, validation_iterations=1, initial_learning_rate=0.05, momentum=0.9)
 
 
@@ -265,6 +266,49 @@ def test_sample_by_sample_equals_whole_batches(build_configuration, cases, patch
         whole, apart = (train_step(run.state, batch, run.course) for run in runs)
         assert apart == pytest.approx(whole, abs=1e-4)
     torch.testing.assert_close(runs[0].weights, runs[1].weights, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def two_cores(one_thread):
+    torch.set_num_threads(2)
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("batch_size", [2, 3, 5])
+def test_samples_side_by_side_equal_samples_one_by_one(build_configuration, cases, batch_size):
+    configuration = build_configuration(batch_size=batch_size)
+    runs = [Run(configuration, cases, style=style) for style in (APART, ABREAST, ABREAST)]
+    for number in range(2):
+        batch = make_batch(cases, runs[0].batches, number)
+        one_by_one, abreast, again = (train_step(run.state, batch, run.course) for run in runs)
+        assert abreast == pytest.approx(one_by_one, abs=1e-5)
+        assert abreast == again
+    torch.testing.assert_close(runs[1].weights, runs[0].weights, rtol=1e-4, atol=1e-4)
+    assert torch.equal(runs[1].weights, runs[2].weights)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize(("batch_size", "ahead"), [(1, 0), (2, 2), (5, 4)])
+def test_each_core_takes_as_many_samples(build_configuration, cases, batch_size, ahead):
+    course = Run(build_configuration(batch_size=batch_size), cases, style=ABREAST).course
+    assert course.num_side_by_side(batch_size) == ahead
+    assert replace(course, step=APART).num_side_by_side(batch_size) == 0
+    assert replace(course, objective=Objective(batch_dice=True)).num_side_by_side(batch_size) == 0
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_training_with_samples_side_by_side_repeats_itself_to_the_bit(task, cases, tmp_path, monkeypatch):
+    style = msgspec.structs.replace(ABREAST, precision="bfloat16")
+    monkeypatch.setattr(setup, "choose_step", lambda *_, **__: (style, {}))
+    folders = [Workspace(tmp_path / name).fold("3d_fullres", 0) for name in "ab"]
+    models = [run_stage(task, cases, folder) for folder in folders]
+    assert models[0].step == style
+    assert folders[0].weights.read_bytes() == folders[1].weights.read_bytes()
+    predicted = training_step_memory(models[0].configuration, 1, 2, style, cores=2)
+    assert models[0].step_peak.predicted_bytes == predicted.peak_bytes
+    one_by_one = msgspec.structs.replace(style, side_by_side=False)
+    assert predicted.peak_bytes > training_step_memory(models[0].configuration, 1, 2, one_by_one).peak_bytes
 
 
 EXTRAS = Augmentation(

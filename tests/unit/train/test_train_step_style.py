@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from autoseg.artifacts.model import StepStyle
 from autoseg.artifacts.plan import Training
@@ -34,7 +35,7 @@ def timed(monkeypatch):
             now += left[style].pop(0) if len(left[style]) > 1 else left[style][0]
             return 0.0
 
-        return choose_step(CPU, step, samples_tied=samples_tied, recipe=recipe)
+        return choose_step(CPU, step, samples_tied=samples_tied, num_apart=1, recipe=recipe)
 
     return choose
 
@@ -67,17 +68,28 @@ def test_a_slow_first_step_does_not_decide(timed):
 
 
 def test_what_the_recipe_fixes_is_not_tried():
-    every = candidates(CPU, samples_tied=False)
+    every = candidates(CPU, samples_tied=False, num_apart=1)
     assert as_fixed(every, MEASURED) == every
     assert as_fixed(every, Training(precision="float32")) == [FP32_APART, FP32]
     assert as_fixed(every, Training(sample_by_sample=False)) == [BF16, FP32]
     assert as_fixed(every, Training(precision="bfloat16", sample_by_sample=True)) == [BF16_APART]
 
 
+@pytest.mark.parametrize(("threads", "num_apart", "offered"), [(1, 9, False), (3, 1, False), (3, 2, False), (3, 3, True)])
+def test_samples_pass_side_by_side_where_there_is_one_for_each_core(threads, num_apart, offered, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    every = candidates(CPU, samples_tied=False, num_apart=num_apart)
+    assert any(style.side_by_side for style in every) == offered
+    fixed = as_fixed(every, Training(precision="float32", sample_by_sample=True))
+    assert fixed == [replace(FP32_APART, side_by_side=True), FP32_APART][not offered :]
+    assert as_fixed(every, Training(sample_by_sample=False)) == [BF16, FP32]
+    assert not any(style.side_by_side for style in candidates(CPU, samples_tied=True, num_apart=num_apart))
+
+
 def test_a_compiled_step_is_tried_where_it_is_asked_for():
     tried = []
     style, seconds = choose_step(
-        CPU, lambda style: tried.append(style) or 0.0, samples_tied=True, recipe=Training(compile=True)
+        CPU, lambda style: tried.append(style) or 0.0, samples_tied=True, num_apart=1, recipe=Training(compile=True)
     )
     assert style.compiled
     assert [each.compiled for each in tried].count(True) == 4
@@ -94,7 +106,8 @@ def test_a_compiler_that_fails_costs_one_line(caplog, monkeypatch):
             raise RuntimeError(message)
         return 0.0
 
-    style, seconds = choose_step(CPU, step, samples_tied=True, recipe=Training(compile=True, precision="float32"))
+    recipe = Training(compile=True, precision="float32")
+    style, seconds = choose_step(CPU, step, samples_tied=True, num_apart=1, recipe=recipe)
     assert style == FP32
     assert set(seconds) == {"float32, whole batches"}
     assert {record.getMessage() for record in caplog.records} == {
@@ -118,6 +131,12 @@ def test_on_a_gpu_both_memory_layouts_are_timed_and_the_better_one_compiled():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     tried = []
-    choose_step(torch.device("cuda"), lambda style: tried.append(style) or 0.0, samples_tied=False, recipe=MEASURED)
+    choose_step(
+        torch.device("cuda"),
+        lambda style: tried.append(style) or 0.0,
+        samples_tied=False,
+        num_apart=9,
+        recipe=MEASURED,
+    )
     assert {(style.channels_last, style.compiled) for style in tried} > {(False, False), (True, False)}
     assert any(style.compiled for style in tried)
