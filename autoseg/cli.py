@@ -395,6 +395,9 @@ def lr_find(
     help="Distance of neighbouring windows, in patch edges.",
 )
 @click.option("--save-probabilities", is_flag=True, help="Also write CASE.npz with the key `probabilities`.")
+@click.option(
+    "--model", "bundle", type=EXISTING, default=None, help="A bundle to predict with; no workspace is needed."
+)
 @options.configuration
 @options.workspace
 @options.device
@@ -407,6 +410,7 @@ def predict(
     no_mirroring: bool,
     step: float | None,
     save_probabilities: bool,
+    bundle: Path | None,
     configuration: str | None,
     workspace: Path,
     device: str,
@@ -414,8 +418,8 @@ def predict(
 ) -> None:
     """Segment new volumes: INPUT files or folders, into the folder OUTPUT.
 
-    Reads the workspace's trained folds. Writes one label map a case, on the case's own grid and in
-    its kind of file, and prediction.json.
+    Reads the workspace's trained folds, or those of a bundle (`--model`). Writes one label map a case, on the case's
+    own grid and in its kind of file, and prediction.json.
     """
     from autoseg import pipeline
     from autoseg.images.endings import file_ending
@@ -431,11 +435,50 @@ def predict(
         output,
         configuration_name=configuration,
         folds=chosen,
+        bundle=bundle,
         device_name=device,
         options=Options(mirroring=False if no_mirroring else None, step=step, save_probabilities=save_probabilities),
         scheduler=scheduler,
     )
     click.echo(f"{len(files)} cases -> {output}")
+
+
+@main.command()
+@click.argument("bundle", type=ANY_PATH)
+@click.option("--folds", default=None, metavar="0,1,...", show_default="all trained", help="Folds to take along.")
+@options.configuration
+@options.workspace
+@options.common
+def export(bundle: Path, folds: str | None, configuration: str | None, workspace: Path) -> None:
+    """Write trained folds into one file BUNDLE, for machines without the workspace.
+
+    Reads models/. The file is an archive of plan and weights; nothing in it is code. `autoseg predict --model BUNDLE`
+    predicts with it.
+    """
+    from autoseg import pipeline
+
+    chosen = options.folds(tuple(folds.split(","))) if folds else None
+    written = pipeline.export_bundle(Workspace(workspace), bundle, configuration_name=configuration, folds=chosen)
+    click.echo(f"{len(written.folds)} folds -> {bundle}")
+
+
+@main.command()
+@click.argument("model_folder", type=EXISTING)
+@click.argument("bundle", type=ANY_PATH)
+@click.option(
+    "--folds", default=None, metavar="0,1,...|all", show_default="all numbered, else all", help="Folds to take."
+)
+@options.common
+def import_nnunet(model_folder: Path, bundle: Path, folds: str | None) -> None:
+    """Turn MODEL_FOLDER, trained by nnU-Net v2, into a file BUNDLE for `autoseg predict --model`.
+
+    Reads plans.json, dataset.json, dataset_fingerprint.json and fold_*/checkpoint_final.pth there, without running
+    anything that may be in them.
+    """
+    from autoseg import pipeline
+
+    written = pipeline.import_nnunet(model_folder, bundle, folds=folds.split(",") if folds else None)
+    click.echo(f"{len(written.folds)} folds -> {bundle}")
 
 
 @main.command()

@@ -130,7 +130,7 @@ def pretrained(command: F) -> F:
         "--pretrained",
         type=EXISTING,
         metavar="PATH",
-        help="Begin with the weights of another training: a fold's folder, a folder of folds or a workspace.",
+        help="Begin with the weights of another training: a fold's folder, a folder of folds, a workspace or a bundle.",
     )(command)
 
 

@@ -16,7 +16,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoseg.artifacts.base import digest, read
+from autoseg.artifacts.base import digest, read, read_json
+from autoseg.artifacts.bundle import Bundle, write_bundle
 from autoseg.artifacts.dataset import Case, Dataset, Repair
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.labels import all_values, foreground, ignored
@@ -33,11 +34,11 @@ from autoseg.layout import CaseFiles, FoldFolder, Workspace, folds_in
 if TYPE_CHECKING:
     import torch
 
+    from autoseg.networks.stored import StoredFold
     from autoseg.networks.unet import UNet
     from autoseg.predict.case import Volume
     from autoseg.predict.models import LoadedModel
     from autoseg.predict.stage import Options
-    from autoseg.train.pretrained import PretrainedFold
     from autoseg.train.sampling import TrainingCase
     from autoseg.train.task import FoldTask
 
@@ -178,7 +179,7 @@ def train(workspace: Workspace, wish: TrainingWish, *, device_name: str) -> dict
         stored = {case: workspace.case(name, case) for case in records}
         for task in tasks:
             folder = workspace.fold(name, task.fold)
-            model = stage.run(
+            stage.run(
                 task,
                 records,
                 lambda cases: [arrays()[case] for case in cases],
@@ -191,7 +192,7 @@ def train(workspace: Workspace, wish: TrainingWish, *, device_name: str) -> dict
                 ranks=ranks,
             )
             if ranks.is_first:
-                evaluations[task.fold] = _validate(dataset, records, stored, model, folder, device, wish.jobs)
+                evaluations[task.fold] = _validate(dataset, records, stored, task.cases, folder, device, wish.jobs)
     return evaluations
 
 
@@ -349,7 +350,7 @@ def _fold_tasks(workspace: Workspace, wish: TrainingWish) -> tuple[Dataset, Spli
 
 def _origin(
     workspace: Workspace, plan: Plan, name: str, fold: int, cases: Fold, wish: TrainingWish
-) -> "PretrainedFold | Pretrained | None":
+) -> "StoredFold | Pretrained | None":
     """The weights that a fold's training begins with, or began with.
 
     Raises
@@ -364,10 +365,13 @@ def _origin(
     if wish.pretrained is None:
         return None if wish.restart else recorded_in(folder)
     source = find_pretrained(wish.pretrained, fold, plan, name)
-    if source.folder.root.resolve() == folder.root.resolve():
+    if source.path.resolve() == folder.root.resolve():
         raise SettingError(
             "a fold can't begin with its own weights", where=str(folder.root), hint="copy its folder and name the copy"
         )
+    if source.manifest.cases is None:
+        log.warning("on which cases the pretrained weights were trained is not known: on those, scores are too good")
+        return source
     seen = sorted(set(source.manifest.cases.training) & set(cases.validation))
     if seen:
         log.warning(
@@ -437,7 +441,7 @@ def _validate(
     dataset: Dataset,
     records: Mapping[str, PreprocessedCase],
     arrays: Mapping[str, CaseFiles],
-    model: TrainedModel,
+    cases: Fold,
     folder: FoldFolder,
     device: "torch.device",
     jobs: int,
@@ -447,7 +451,7 @@ def _validate(
     from autoseg.predict.models import load_models
 
     by_name = {case.name: case for case in dataset.cases}
-    names = model.cases.validation
+    names = cases.validation
     files = {name: name + _label_ending(by_name[name]) for name in names}
     stage.run(
         load_models([folder], device),
@@ -483,6 +487,7 @@ def predict(
     *,
     configuration_name: str | None = None,
     folds: Sequence[int] | None = None,
+    bundle: Path | None = None,
     device_name: str,
     options: "Options | None" = None,
     scheduler: str | None = None,
@@ -493,6 +498,8 @@ def predict(
     ----------
     folds : sequence of int or None
         None: every fold that is trained.
+    bundle : Path, optional
+        Its folds predict, and the workspace is not looked at.
     scheduler : str, optional
         Address of a dask scheduler, whose workers then predict; `device_name` is theirs.
 
@@ -504,14 +511,14 @@ def predict(
     from autoseg.datasets.layouts import group_inputs
     from autoseg.networks.device import choose_device, keep_freed_memory
     from autoseg.predict import stage
-    from autoseg.predict.models import load_models
+    from autoseg.predict.models import load_bundle, load_models
 
-    folders = _fold_folders(workspace, configuration_name, folds)
+    folders = [] if bundle else _fold_folders(workspace, configuration_name, folds)
     # With a cluster the models are only checked here.
     device = choose_device(device_name if scheduler is None else "cpu")
     if device.type == "cpu":
         keep_freed_memory()
-    models = load_models(folders, device)
+    models = load_bundle(bundle, folds, device) if bundle else load_models(folders, device)
     first = models[0]
     cases = group_inputs(inputs, first.manifest.naming, len(first.plan.channel_names))
     files = {case.name: case.name + _label_ending(case) for case in cases}
@@ -529,6 +536,70 @@ def predict(
         scheduler=scheduler,
     )
     return {case: out / file for case, file in files.items()}
+
+
+def export_bundle(
+    workspace: Workspace, out: Path, *, configuration_name: str | None = None, folds: Sequence[int] | None = None
+) -> Bundle:
+    """Trained folds -> one file that predicts without the workspace.
+
+    Parameters
+    ----------
+    folds : sequence of int or None
+        None: every fold that is trained.
+
+    Raises
+    ------
+    SettingError
+        A fold is not trained to its end, or folds don't fit together.
+    """
+    import torch
+
+    from autoseg.predict.models import load_models
+
+    folders = _fold_folders(workspace, configuration_name, folds)
+    models = load_models(folders, torch.device("cpu"))
+    weights = [folder.weights.read_bytes() for folder in folders]
+    manifests = [model.manifest for model in models]
+    return write_bundle(out, list(zip(manifests, weights, strict=True)), source=str(workspace.root.absolute()))
+
+
+def import_nnunet(folder: Path, out: Path, *, folds: Sequence[str] | None = None) -> Bundle:
+    """A model that nnU-Net v2 trained -> a bundle.
+
+    Parameters
+    ----------
+    folder : Path
+        With plans.json, dataset.json, dataset_fingerprint.json and fold_*/checkpoint_final.pth.
+    out : Path
+    folds : sequence of str or None
+        Numbers, or ``all``; None: every numbered fold, else that of all cases.
+
+    Raises
+    ------
+    SettingError
+        There is no such fold, or folds are of different configurations.
+    DatasetError, ArtifactError
+        A file can't be read, or asks for something that autoseg has not.
+    """
+    from safetensors.torch import save
+
+    from autoseg.fingerprint.nnunet import read_fingerprint
+    from autoseg.plan.nnunet import from_nnunet
+    from autoseg.predict.nnunet import find_folds, manifest_of, read_checkpoint, to_ours
+
+    files = find_folds(folder, folds)
+    description = folder / "dataset.json"
+    fingerprint = read_fingerprint(folder / "dataset_fingerprint.json", description)
+    plan = from_nnunet(read_json(folder / "plans.json"), fingerprint, str(folder / "plans.json"))
+    ending = str(read_json(description).get("file_ending", ".nii.gz"))
+    models = []
+    for number, file in enumerate(files):
+        fold = read_checkpoint(file)
+        manifest = manifest_of(fold, plan, file_ending=ending, number=number)
+        network = to_ours(fold, manifest.configuration, plan.num_inputs(manifest.configuration), plan.num_classes)
+        models.append((manifest, save(network)))
+    return write_bundle(out, models, source=f"nnU-Net v2, {folder.absolute()}")
 
 
 def _fold_folders(workspace: Workspace, configuration: str | None, folds: Sequence[int] | None) -> list[FoldFolder]:

@@ -118,8 +118,8 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
         The `--set` options given.
     configuration_name : str
     fold : int
-    cases : Fold
-        What it trained on and what it is validated on.
+    cases : Fold or None
+        What it trained on and what it is validated on; None where another program trained it and does not tell.
     naming : Naming
         How the dataset's files make a case, for grouping new inputs.
     file_values : tuple of int
@@ -150,7 +150,7 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     settings: tuple[str, ...]
     configuration_name: str
     fold: Annotated[int, msgspec.Meta(ge=0)]
-    cases: Fold
+    cases: Fold | None
     naming: Naming
     file_values: tuple[Value, ...] = ()
     pretrained: Pretrained | None = None

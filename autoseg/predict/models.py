@@ -1,6 +1,5 @@
 """Trained folds, loaded and held against each other."""
 
-import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from autoseg.artifacts.base import read
 from autoseg.artifacts.model import Precision, TrainedModel
@@ -17,6 +14,7 @@ from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
 from autoseg.networks.device import choose_device
+from autoseg.networks.stored import StoredFold, fold_at, folds_in_bundle
 from autoseg.networks.unet import UNet, build_network
 
 # What folds of one ensemble have in common: the grid they predict on, what they are shown, and how.
@@ -29,6 +27,10 @@ class LoadedModel:
 
     Attributes
     ----------
+    manifest : TrainedModel
+    network : UNet
+    folder : Path
+        Of the fold; of one in a bundle, as if the bundle were a folder.
     weights_sha256 : str
         Of the weights' file: what a prediction comes from.
     """
@@ -68,7 +70,7 @@ def load_model(folder: FoldFolder, device: torch.device) -> LoadedModel:
     SettingError
         The fold was not trained, or not to its end.
     ArtifactError
-        Its weights don't fit its plan.
+        Its weights can't be read, or don't fit its plan.
     """
     if not folder.manifest.exists():
         raise SettingError(
@@ -81,21 +83,53 @@ def load_model(folder: FoldFolder, device: torch.device) -> LoadedModel:
             where=str(folder.root),
             hint=f"autoseg train {manifest.fold} goes on with it",
         )
-    network = build_network(
-        manifest.configuration, manifest.plan.num_inputs(manifest.configuration), manifest.plan.num_classes
-    )
+    return _load(fold_at(folder.root), device)
+
+
+def _load(fold: StoredFold, device: torch.device) -> LoadedModel:
+    """A fold's network.
+
+    Raises
+    ------
+    ArtifactError
+        Its weights can't be read, or don't fit its plan.
+    """
+    plan, configuration = fold.manifest.plan, fold.manifest.configuration
+    network = build_network(configuration, plan.num_inputs(configuration), plan.num_classes)
     try:
-        network.load_state_dict(load_file(folder.weights))
-    except (RuntimeError, OSError, SafetensorError) as error:
-        raise ArtifactError("weights can't be read", where=str(folder.weights), found=str(error)) from error
-    with folder.weights.open("rb") as file:
-        weights_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return LoadedModel(manifest, network.to(device).eval(), folder.root, weights_sha256)
+        network.load_state_dict(fold.weights())
+    except RuntimeError as error:
+        raise ArtifactError("weights don't fit their plan", where=str(fold.path), found=str(error)) from error
+    return LoadedModel(fold.manifest, network.to(device).eval(), fold.path, fold.weights_sha256)
 
 
 def load_models(folders: Sequence[FoldFolder], device: torch.device) -> list[LoadedModel]:
     """The folds, checked to fit together."""
     models = [load_model(folder, device) for folder in folders]
+    check_agreement(models)
+    return models
+
+
+def load_bundle(path: Path, folds: Sequence[int] | None, device: torch.device) -> list[LoadedModel]:
+    """The folds of a bundle, or some of them.
+
+    Raises
+    ------
+    SettingError
+        It has no such fold.
+    ArtifactError
+        The bundle can't be read, or is not what autoseg wrote.
+    """
+    there = folds_in_bundle(path)
+    unknown = sorted(set(folds or ()) - set(there))
+    if unknown:
+        raise SettingError(
+            "a bundle has no such fold",
+            where=str(path),
+            found=", ".join(map(str, unknown)),
+            allowed=", ".join(map(str, there)),
+        )
+    models = [_load(fold_at(there[fold]), device) for fold in (there if folds is None else folds)]
     check_agreement(models)
     return models
 
@@ -149,9 +183,8 @@ def models_of(ensemble: Ensemble) -> Sequence[LoadedModel]:
     with _loading:
         if ensemble not in _loaded:
             _loaded.clear()
-            models = load_models(
-                [FoldFolder(folder) for folder in ensemble.folders], choose_device(ensemble.device_name)
-            )
+            device = choose_device(ensemble.device_name)
+            models = [_load(fold_at(folder), device) for folder in ensemble.folders]
             for model, expected in zip(models, ensemble.weights_sha256, strict=True):
                 if model.weights_sha256 != expected:
                     raise SettingError(

@@ -1,22 +1,20 @@
 """Begin from the weights of another training: where they are, whether they fit, and what is told of them."""
 
-import hashlib
 import logging
-from dataclasses import dataclass
 from pathlib import Path
+from zipfile import is_zipfile
 
 import msgspec
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from autoseg.artifacts.base import read
 from autoseg.artifacts.model import Pretrained, TrainedModel
 from autoseg.artifacts.overlay import differences
 from autoseg.artifacts.plan import Plan
-from autoseg.errors import ArtifactError, SettingError
+from autoseg.errors import SettingError
 from autoseg.layout import FoldFolder, Workspace, folds_in
+from autoseg.networks.stored import StoredFold, bundle_of, fold_at, folds_in_bundle
 from autoseg.networks.unet import UNet, build_network
 from autoseg.train.carry_over import (
     MOST_SHOWN,
@@ -48,29 +46,14 @@ OF_NO_CONCERN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PretrainedFold:
-    """A finished fold whose weights another training begins with.
-
-    Attributes
-    ----------
-    weights_sha256 : str
-        Of the file.
-    """
-
-    folder: FoldFolder
-    manifest: TrainedModel
-    weights_sha256: str
-
-
-def find_pretrained(path: Path, fold: int, plan: Plan, configuration_name: str) -> PretrainedFold:
+def find_pretrained(path: Path, fold: int, plan: Plan, configuration_name: str) -> StoredFold:
     """The fold that `--pretrained` names, held against the network that is to begin with it.
 
     Parameters
     ----------
     path : Path
-        A fold's folder or its weights, or a folder of folds or a workspace, of which the fold of the same number is
-        taken.
+        A fold's folder or its weights; or a folder of folds, a workspace or a bundle, of which the fold of the same
+        number is taken, and of a bundle with a single fold that one.
     fold : int
         That is to be trained.
     plan : Plan
@@ -90,24 +73,26 @@ def find_pretrained(path: Path, fold: int, plan: Plan, configuration_name: str) 
     return source
 
 
-def _folder(path: Path, fold: int, configuration_name: str) -> FoldFolder:
+def _folder(path: Path, fold: int, configuration_name: str) -> Path:
     """The folder of the fold that a path stands for."""
     here = FoldFolder(path)
     if path == FoldFolder(path.parent).weights:
-        return FoldFolder(path.parent)
+        return path.parent
+    if path.is_file() and is_zipfile(path):
+        return _in_bundle(path, fold)
     if path.is_file():
         raise SettingError(
             "these are no pretrained weights",
             where="--pretrained",
             found=str(path),
-            allowed=f"a fold's folder or the {here.weights.name} in it, a folder of folds, or a workspace",
+            allowed=f"a fold's folder or the {here.weights.name} in it, a folder of folds, a workspace, or a bundle",
         )
     if here.manifest.exists():
-        return here
+        return path
     models = path if folds_in(path) else Workspace(path).models(configuration_name)
     folds = folds_in(models)
     if fold in folds:
-        return folds[fold]
+        return folds[fold].root
     others = sorted(each for each in models.parent.glob("*") if folds_in(each)) if models != path else []
     found = [str(folder.root) for each in (models, *others) for folder in folds_in(each).values()]
     raise SettingError(
@@ -120,7 +105,20 @@ def _folder(path: Path, fold: int, configuration_name: str) -> FoldFolder:
     )
 
 
-def open_fold(folder: FoldFolder) -> PretrainedFold:
+def _in_bundle(path: Path, fold: int) -> Path:
+    """The fold of this number, or the only one."""
+    folds = folds_in_bundle(path)
+    if fold in folds or len(folds) == 1:
+        return folds.get(fold) or next(iter(folds.values()))
+    raise SettingError(
+        f"there is no fold {fold} in the bundle to begin with",
+        where=f"--pretrained {path}",
+        found=", ".join(map(str, folds)),
+        hint="export a single fold, which all will begin with",
+    )
+
+
+def open_fold(path: Path) -> StoredFold:
     """A finished fold.
 
     Raises
@@ -130,15 +128,14 @@ def open_fold(folder: FoldFolder) -> PretrainedFold:
     ArtifactError
         Its files can't be read.
     """
-    manifest = read(folder.manifest, TrainedModel)
-    if not manifest.finished or not folder.weights.exists():
+    folder = FoldFolder(path)
+    if bundle_of(path) is None and not (read(folder.manifest, TrainedModel).finished and folder.weights.exists()):
         raise SettingError(
             "the pretrained fold's training is not finished",
-            where=str(folder.root),
+            where=str(path),
             hint="wait for it, go on with it, or begin with another fold",
         )
-    with folder.weights.open("rb") as file:
-        return PretrainedFold(folder, manifest, hashlib.file_digest(file, "sha256").hexdigest())
+    return fold_at(path)
 
 
 def recorded_in(folder: FoldFolder) -> Pretrained | None:
@@ -146,7 +143,7 @@ def recorded_in(folder: FoldFolder) -> Pretrained | None:
     return read(folder.manifest, TrainedModel).pretrained if folder.manifest.exists() else None
 
 
-def other_beginning(then: Pretrained | None, now: PretrainedFold | Pretrained | None) -> list[str]:
+def other_beginning(then: Pretrained | None, now: StoredFold | Pretrained | None) -> list[str]:
     """That a training began with other weights than it is to begin with, in words; nothing where they are the same."""
     if (then and then.weights_sha256) == (now and now.weights_sha256):
         return []
@@ -154,7 +151,7 @@ def other_beginning(then: Pretrained | None, now: PretrainedFold | Pretrained | 
 
 
 def begin(
-    network: UNet, plan: Plan, configuration_name: str, source: PretrainedFold | Pretrained | None
+    network: UNet, plan: Plan, configuration_name: str, source: StoredFold | Pretrained | None
 ) -> Pretrained | None:
     """Give a network the weights that its training begins with.
 
@@ -164,7 +161,7 @@ def begin(
         Fresh; changed in place.
     plan : Plan
     configuration_name : str
-    source : PretrainedFold, Pretrained or None
+    source : StoredFold, Pretrained or None
         As asked, or as recorded by an earlier run that left no checkpoint.
 
     Returns
@@ -183,7 +180,7 @@ def begin(
         source = _again(source)
     state, told, fates = _state(network, plan, configuration_name, source)
     network.load_state_dict(state)
-    log.info("begins with the weights of %s", source.folder.root)
+    log.info("begins with the weights of %s", source.path)
     for line in (
         *table(told, ends_of(plan, configuration_name)),
         *(f"left fresh: {each}" for each in misfits(fates)),
@@ -193,10 +190,10 @@ def begin(
     return told
 
 
-def _again(recorded: Pretrained) -> PretrainedFold:
+def _again(recorded: Pretrained) -> StoredFold:
     """What an earlier run began with."""
-    folder = FoldFolder(Path(recorded.path))
-    source = open_fold(folder) if folder.manifest.exists() else None
+    path = Path(recorded.path)
+    source = open_fold(path) if FoldFolder(path).manifest.exists() or bundle_of(path) else None
     if source is None or source.weights_sha256 != recorded.weights_sha256:
         raise SettingError(
             "the weights that this training began with are gone, or others stand in their place",
@@ -215,14 +212,11 @@ def _network(plan: Plan, configuration_name: str, *, channels: int = 0, outputs:
 
 
 def _state(
-    network: UNet, plan: Plan, configuration_name: str, source: PretrainedFold
+    network: UNet, plan: Plan, configuration_name: str, source: StoredFold
 ) -> tuple[dict[str, Tensor], Pretrained, list[Fate]]:
     """What a network begins with, and what is to be told of it."""
     _check_dimensions(source.manifest, plan, configuration_name)
-    try:
-        old = load_file(source.folder.weights)
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError("weights can't be read", where=str(source.folder.weights), found=str(error)) from error
+    old = source.weights()
     with torch.device("meta"):
         more_channels, more_outputs = (
             _network(plan, configuration_name, **{end: 1}) for end in ("channels", "outputs")
@@ -241,11 +235,11 @@ def _state(
         axes_that_differ(_shapes(network), _shapes(more_channels)),
         axes_that_differ(_shapes(network), _shapes(more_outputs)),
     )
-    check_enough(fates, str(source.folder.root))
+    check_enough(fates, str(source.path))
     channels, outputs = match(ends.channels, old_ends.channels), match(ends.outputs, old_ends.outputs)
     carried = ends.regions == old_ends.regions and any(f.part == OUTPUT and f.outcome != "fresh" for f in fates)
     told = Pretrained(
-        path=str(source.folder.root.resolve()),
+        path=str(source.path.resolve()),
         weights_sha256=source.weights_sha256,
         channels=tuple(None if place is None else old_ends.channels[place] for place in channels),
         outputs=tuple(None if place is None or not carried else old_ends.outputs[place] for place in outputs),

@@ -6,7 +6,7 @@ from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.model import Pretrained
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.splits import Fold
-from autoseg.train.pretrained import PretrainedFold
+from autoseg.networks.stored import StoredFold
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class FoldTask:
     naming : Naming
     file_values : tuple of int
         As the dataset's.
-    pretrained : PretrainedFold, Pretrained or None
+    pretrained : StoredFold, Pretrained or None
         The weights it begins with, as asked or as an earlier run recorded; None: fresh ones.
     """
 
@@ -34,4 +34,4 @@ class FoldTask:
     cases: Fold
     naming: Naming
     file_values: tuple[int, ...] = ()
-    pretrained: PretrainedFold | Pretrained | None = None
+    pretrained: StoredFold | Pretrained | None = None

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from autoseg.artifacts.base import read, write
+from autoseg.artifacts.bundle import write_bundle
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.model import StepStyle, TrainedModel
@@ -316,12 +317,36 @@ def test_a_fold_is_found_by_every_path_to_it(task_of, run, folder, tmp_path):
     root = folder().root
     for path in (root, root / "weights.safetensors", root.parent, tmp_path / "w"):
         source = find(path, task)
-        assert source.folder == folder()
+        assert source.path == root
         assert source.manifest == read(folder().manifest, TrainedModel)
     copied = tmp_path / "anywhere"
     shutil.copytree(root, copied / "fold_3")
     assert find(copied, task, fold=3).weights_sha256 == source.weights_sha256
-    assert find(copied / "fold_3", task).folder.root == copied / "fold_3"
+    assert find(copied / "fold_3", task).path == copied / "fold_3"
+
+
+def test_a_fold_in_a_bundle_is_one_to_begin_with(task_of, run, folder, tmp_path):
+    task = task_of()
+    model = run(task, folder("old"))
+    weights = folder("old").weights.read_bytes()
+    third = msgspec.structs.replace(model, fold=3)
+    bundles = {"one.zip": [(third, weights)], "two.zip": [(model, weights), (third, weights)]}
+    for name, models in bundles.items():
+        write_bundle(tmp_path / name, models, source="")
+    assert find(tmp_path / "one.zip", task).manifest == third
+    assert [find(tmp_path / "two.zip", task, fold=fold).manifest.fold for fold in (0, 3)] == [0, 3]
+    with pytest.raises(SettingError, match="no fold 1 in the bundle") as caught:
+        find(tmp_path / "two.zip", task, fold=1)
+    assert "0, 3" in str(caught.value)
+    source = find(tmp_path / "one.zip", task)
+    assert source.weights_sha256 == find(folder("old").root, task).weights_sha256
+    tuned = run(replace(task, pretrained=source), folder("tuned"))
+    assert tuned.pretrained.weights_sha256 == source.weights_sha256
+    assert tuned.pretrained.path.startswith(str(tmp_path / "one.zip"))
+    folder("tuned").checkpoint.unlink()
+    folder("tuned").previous_checkpoint.unlink(missing_ok=True)
+    write(folder("tuned").manifest, msgspec.structs.replace(tuned, finished=False))
+    assert run(replace(task, pretrained=recorded_in(folder("tuned"))), folder("tuned")).pretrained == tuned.pretrained
 
 
 def test_what_is_no_fold_is_refused(task_of, run, folder, tmp_path):

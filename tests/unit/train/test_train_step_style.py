@@ -75,7 +75,9 @@ def test_what_the_recipe_fixes_is_not_tried():
     assert as_fixed(every, Training(precision="bfloat16", sample_by_sample=True)) == [BF16_APART]
 
 
-@pytest.mark.parametrize(("threads", "num_apart", "offered"), [(1, 9, False), (3, 1, False), (3, 2, False), (3, 3, True)])
+@pytest.mark.parametrize(
+    ("threads", "num_apart", "offered"), [(1, 9, False), (3, 1, False), (3, 2, False), (3, 3, True)]
+)
 def test_samples_pass_side_by_side_where_there_is_one_for_each_core(threads, num_apart, offered, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     every = candidates(CPU, samples_tied=False, num_apart=num_apart)

@@ -1,0 +1,206 @@
+"""One file that predicts anywhere: an archive of trained folds' manifests and weights, in which nothing is code."""
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from autoseg.artifacts.base import Artifact, Record, atomic_path, decode, encode
+from autoseg.artifacts.model import TrainedModel
+from autoseg.errors import ArtifactError
+
+RECORD = "bundle.json"
+# Dates would make two exports of the same folds differ.
+EPOCH = (1980, 1, 1, 0, 0, 0)
+MOST_SHOWN = 3
+
+
+class BundledFold(Record, frozen=True, kw_only=True):
+    """One fold's model.
+
+    Attributes
+    ----------
+    file : str
+        Of the weights, in the archive.
+    weights_sha256 : str
+        Of that file.
+    manifest : TrainedModel
+        As it stood beside the weights.
+    """
+
+    file: str
+    weights_sha256: str
+    manifest: TrainedModel
+
+
+class Bundle(Artifact, frozen=True, kw_only=True):
+    """bundle.json: the folds whose mean predicts.
+
+    Attributes
+    ----------
+    folds : tuple of BundledFold
+        At least one.
+    source : str
+        Where the weights come from, for people.
+    """
+
+    folds: tuple[BundledFold, ...]
+    source: str
+
+
+def write_bundle(out: Path, models: Sequence[tuple[TrainedModel, bytes]], *, source: str) -> Bundle:
+    """Write folds into one file, whole or not at all.
+
+    Parameters
+    ----------
+    out : Path
+        Replaced if it is there.
+    models : sequence of (TrainedModel, bytes)
+        Of each fold the manifest and its weights as safetensors.
+    source : str
+        Where they come from, for people.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    ArtifactError
+        The file can't be written.
+    """
+    folds = tuple(
+        BundledFold(
+            file=f"{manifest.configuration_name}/fold_{manifest.fold}/weights.safetensors",
+            weights_sha256=hashlib.sha256(weights).hexdigest(),
+            manifest=manifest,
+        )
+        for manifest, weights in models
+    )
+    bundle = Bundle(folds=folds, source=source)
+    with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo(RECORD, EPOCH), encode(bundle))
+        for fold, (_, weights) in zip(folds, models, strict=True):
+            archive.writestr(zipfile.ZipInfo(fold.file, EPOCH), weights)
+    return bundle
+
+
+def read_bundle(path: Path) -> Bundle:
+    """What a bundle holds; its weights are not looked at yet.
+
+    Raises
+    ------
+    ArtifactError
+        The file is missing, no archive, or not one that autoseg wrote.
+    """
+    with _opened(path) as archive:
+        return _record(archive, path)
+
+
+def read_weights(path: Path, fold: BundledFold) -> bytes:
+    """A fold's weights as safetensors.
+
+    Raises
+    ------
+    ArtifactError
+        As `read_bundle`; or they are not those that the bundle's record names.
+    """
+    with _opened(path) as archive:
+        _record(archive, path)
+        weights = _content(archive, fold.file, path)
+    found = hashlib.sha256(weights).hexdigest()
+    if found != fold.weights_sha256:
+        raise ArtifactError(
+            "weights in a bundle are not those that were put there",
+            where=f"{path}, {fold.file}",
+            found=f"SHA-256 {found}",
+            allowed=fold.weights_sha256,
+            hint="copy the bundle again from where it was made",
+        )
+    return weights
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ArtifactError(
+            "a bundle can't be read",
+            where=str(path),
+            found=str(error),
+            hint="autoseg export writes one",
+        ) from error
+
+
+def _record(archive: zipfile.ZipFile, path: Path) -> Bundle:
+    """The bundle's record, once nothing in the archive can do harm and everything in it is named."""
+    _check_entries(archive.infolist(), path)
+    names = {info.filename for info in archive.infolist()}
+    if RECORD not in names:
+        raise ArtifactError(
+            "an archive is no bundle",
+            where=str(path),
+            found=", ".join(sorted(names)[:MOST_SHOWN]) or "nothing in it",
+            allowed=f"an archive with {RECORD}",
+            hint="autoseg export writes one",
+        )
+    bundle = decode(_content(archive, RECORD, path), Bundle, where=f"{path}, {RECORD}")
+    expected = {RECORD, *(fold.file for fold in bundle.folds)}
+    if not bundle.folds or names != expected:
+        foreign, missing = sorted(names - expected), sorted(expected - names)
+        raise ArtifactError(
+            "a bundle does not hold what its record names",
+            where=str(path),
+            found="; ".join(
+                f"{word}: {', '.join(some[:MOST_SHOWN])}"
+                for word, some in (("too much", foreign), ("missing", missing))
+                if some
+            )
+            or "no folds",
+            allowed=f"{RECORD} and the weights it names",
+            hint="export it again",
+        )
+    return bundle
+
+
+def _check_entries(entries: Sequence[zipfile.ZipInfo], path: Path) -> None:
+    """Refuse names that lead out of the archive, and entries that are larger than the file.
+
+    Raises
+    ------
+    ArtifactError
+        There are such.
+    """
+    for entry in entries:
+        name = PurePosixPath(entry.filename)
+        if name.is_absolute() or ".." in name.parts or "\\" in entry.filename or ":" in entry.filename:
+            raise ArtifactError(
+                "an archive names a file outside of it",
+                where=str(path),
+                found=entry.filename,
+                hint="it was not made by autoseg export: do not open it",
+            )
+        # Weights hardly shrink, and what is stored as it is can't grow.
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise ArtifactError(
+                "a bundle's files are stored as they are; this one's are compressed or encrypted",
+                where=f"{path}, {entry.filename}",
+                found=f"{entry.compress_size} bytes that say they become {entry.file_size}",
+                hint="it was not made by autoseg export: do not open it",
+            )
+    names = [entry.filename for entry in entries]
+    total = sum(entry.file_size for entry in entries)
+    if len(set(names)) < len(names) or total > path.stat().st_size:
+        raise ArtifactError(
+            "an archive holds the same file twice, or more than its size allows",
+            where=str(path),
+            found=f"{len(names)} files of {total} bytes in {path.stat().st_size}",
+            hint="it was not made by autoseg export: do not open it",
+        )
+
+
+def _content(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    try:
+        return archive.read(name)
+    except (KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ArtifactError("a bundle is damaged", where=f"{path}, {name}", found=str(error)) from error

@@ -1,0 +1,168 @@
+"""One file that predicts anywhere: what goes in comes out, and nothing else is opened."""
+
+import hashlib
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoseg.artifacts.base import read
+from autoseg.artifacts.bundle import RECORD, Bundle, read_bundle, read_weights, write_bundle
+from autoseg.artifacts.model import TrainedModel
+from autoseg.errors import ArtifactError, SettingError
+from autoseg.predict.models import Ensemble, load_bundle, load_models, loaded, models_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folders(train_fold):
+    return [train_fold(0), train_fold(3)]
+
+
+@pytest.fixture
+def bundle(folders, tmp_path):
+    models = [(read(folder.manifest, TrainedModel), folder.weights.read_bytes()) for folder in folders]
+    write_bundle(tmp_path / "model.zip", models, source="here")
+    return tmp_path / "model.zip"
+
+
+@pytest.fixture
+def rewrite(bundle):
+    """Callable: the archive with some of its entries changed (None: left out) and others added."""
+
+    def make(changes, compression=zipfile.ZIP_STORED):
+        with zipfile.ZipFile(bundle) as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(bundle, "w", compression) as archive:
+            for name, content in {**entries, **changes}.items():
+                if content is not None:
+                    archive.writestr(name, content)
+        return bundle
+
+    return make
+
+
+def test_a_bundle_predicts_with_the_folds_that_were_put_there(folders, bundle):
+    before, after = load_models(folders, CPU), load_bundle(bundle, None, CPU)
+    assert [model.manifest for model in after] == [model.manifest for model in before]
+    assert [model.weights_sha256 for model in after] == [model.weights_sha256 for model in before]
+    for one, other in zip(before, after, strict=True):
+        assert not other.network.training
+        for name, tensor in one.network.state_dict().items():
+            assert torch.equal(other.network.state_dict()[name], tensor)
+
+
+def test_some_of_its_folds_may_be_chosen(bundle):
+    assert [model.manifest.fold for model in load_bundle(bundle, [3], CPU)] == [3]
+    with pytest.raises(SettingError, match="no such fold") as caught:
+        load_bundle(bundle, [1], CPU)
+    assert "0, 3" in str(caught.value)
+
+
+def test_another_process_finds_its_folds_again(bundle):
+    models = load_bundle(bundle, None, CPU)
+    with loaded(models, "cpu") as ensemble:
+        pass
+    again = models_of(ensemble)
+    assert again is not models
+    assert [model.weights_sha256 for model in again] == [model.weights_sha256 for model in models]
+    other = Ensemble(ensemble.folders, ("0" * 64, "1" * 64), "cpu")
+    with pytest.raises(SettingError, match="not those"):
+        models_of(other)
+
+
+def test_two_exports_of_the_same_folds_are_the_same_file(folders, bundle, tmp_path):
+    models = [(read(folder.manifest, TrainedModel), folder.weights.read_bytes()) for folder in folders]
+    write_bundle(tmp_path / "again.zip", models, source="here")
+    assert (tmp_path / "again.zip").read_bytes() == bundle.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt", "a/../../b", "..\\outside.txt", "C:/outside.txt"])
+def test_names_that_lead_out_of_it_are_refused(rewrite, name):
+    with pytest.raises(ArtifactError, match="outside") as caught:
+        read_bundle(rewrite({name: b"x"}))
+    assert name.replace("\\", "/").rpartition("/")[2] in str(caught.value)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(rewrite):
+    with pytest.raises(ArtifactError, match="compressed") as caught:
+        read_bundle(rewrite({"weights": bytes(10**7)}, zipfile.ZIP_DEFLATED))
+    assert "hint" not in str(caught.value) or "do not open" in str(caught.value)
+
+
+def test_entries_that_share_their_bytes_are_refused(bundle):
+    # As in a bomb without compression: the directory names the same place many times.
+    with zipfile.ZipFile(bundle, "a") as archive:
+        for number in range(3):
+            again = zipfile.ZipInfo(f"copy_{number}")
+            first = archive.infolist()[1]
+            again.header_offset, again.file_size, again.compress_size = first.header_offset, 10**6, 10**6
+            again.CRC = first.CRC
+            archive.filelist.append(again)
+        archive._didModify = True
+    with pytest.raises(ArtifactError, match="more than its size allows"):
+        read_bundle(bundle)
+
+
+def test_a_pickle_is_not_opened(rewrite):
+    class Trap:
+        def __reduce__(self):
+            return (Path("trapped").touch, ())
+
+    with pytest.raises(ArtifactError, match="does not hold what its record names") as caught:
+        read_bundle(rewrite({"data.pkl": pickle.dumps(Trap())}))
+    assert "data.pkl" in str(caught.value)
+
+
+def test_weights_that_are_a_pickle_are_not_opened(rewrite, bundle):
+    fold = read_bundle(bundle).folds[0]
+    trap = pickle.dumps({"weights": 1})
+    record = json.loads(zipfile.ZipFile(bundle).read(RECORD))
+    record["folds"][0]["weights_sha256"] = hashlib.sha256(trap).hexdigest()
+    rewrite({fold.file: trap, RECORD: json.dumps(record)})
+    with pytest.raises(ArtifactError, match="weights can't be read"):
+        load_bundle(bundle, None, CPU)
+
+
+def test_weights_with_another_hash_are_refused(rewrite, bundle):
+    fold = read_bundle(bundle).folds[0]
+    content = bytearray(read_weights(bundle, fold))
+    content[-1] ^= 1
+    with pytest.raises(ArtifactError, match="not those that were put there") as caught:
+        load_bundle(rewrite({fold.file: bytes(content)}), None, CPU)
+    assert fold.weights_sha256 in str(caught.value)
+
+
+def test_a_missing_file_is_named(rewrite, bundle):
+    file = read_bundle(bundle).folds[1].file
+    with pytest.raises(ArtifactError, match="does not hold") as caught:
+        read_bundle(rewrite({file: None}))
+    assert file in str(caught.value)
+
+
+def test_other_archives_and_files_are_refused(rewrite, bundle, tmp_path):
+    with pytest.raises(ArtifactError, match="no bundle"):
+        read_bundle(rewrite({RECORD: None}))
+    bundle.write_bytes(b"no archive")
+    with pytest.raises(ArtifactError, match="can't be read"):
+        read_bundle(bundle)
+    with pytest.raises(ArtifactError, match="can't be read"):
+        read_bundle(tmp_path / "missing.zip")
+
+
+def test_a_damaged_bundle_is_refused(bundle):
+    content = bytearray(bundle.read_bytes())
+    content[len(content) // 2] ^= 255
+    bundle.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"damaged|not those"):
+        load_bundle(bundle, None, CPU)
+
+
+def test_an_empty_bundle_is_refused(tmp_path):
+    assert write_bundle(tmp_path / "empty.zip", [], source="") == Bundle(folds=(), source="")
+    with pytest.raises(ArtifactError, match="no folds"):
+        read_bundle(tmp_path / "empty.zip")
