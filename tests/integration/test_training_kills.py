@@ -48,6 +48,7 @@ from autoseg.preprocess.store import LoadedCase
 from autoseg.train import stage
 from autoseg.train.sampling import TrainingCase
 
+ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 plan = read(Path(sys.argv[1]), Plan)
 cases, records = {}, {}
 for seed, shape in enumerate([(12, 12, 12), (10, 14, 9), (16, 8, 12), (9, 13, 11)]):
@@ -88,15 +89,22 @@ for line in sys.stdin:
             status = 0
         finally:
             os._exit(status)
-    time.sleep(float(seconds))
-    os.kill(child, signal.SIGKILL) if float(seconds) else None
+    if seconds == "checkpoint":
+        while not list(Path(workspace).rglob("checkpoint.pt")) and os.waitid(os.P_PID, child, ENDED) is None:
+            time.sleep(0.001)
+    else:
+        time.sleep(float(seconds))
+    os.kill(child, signal.SIGKILL) if seconds != "0.0" else None
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory, build_plan, build_configuration):
-    """Callable: train in a workspace, killed after so many seconds (0: not at all), in a process of its own."""
+    """Callable: train in a workspace, in a process of its own.
+
+    It is killed after so many seconds (0: not at all), or as soon as there is a checkpoint.
+    """
     plan = tmp_path_factory.mktemp("plan") / "plan.json"
     write(plan, build_plan({CONFIGURATION: build_configuration()}, training=Training(**RECIPE)))
     server = subprocess.Popen(
@@ -145,8 +153,8 @@ def test_two_runs_give_the_same_weights(train, undisturbed, tmp_path):
 
 def test_a_killed_training_goes_on_to_the_same_weights(train, undisturbed, tmp_path):
     expected, seconds = undisturbed
-    for share in (0.4, 0.6):
-        train(tmp_path, seconds * share)
+    assert train(tmp_path, "checkpoint") == -signal.SIGKILL
+    train(tmp_path, seconds * 0.4)
     assert train(tmp_path) == 0
     assert outcome(tmp_path) == expected
     assert times_gone_on(tmp_path)
