@@ -74,10 +74,16 @@ def _add(total: list[Tensor | None], gradients: Sequence[Tensor | None]) -> None
 @cache
 def _threads(count: int) -> ThreadPoolExecutor:
     """Threads whose operations run on one core each."""
-    threads = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    threads = ThreadPoolExecutor(count, initializer=_use_one_core)
     all_there = Barrier(count)
     for _ in threads.map(lambda _: all_there.wait(), range(count)):
         pass
     # Each sets the number for itself, but also for MKL and for all threads that are still to come.
     torch.set_num_threads(count)
     return threads
+
+
+def _use_one_core() -> None:
+    # A thread's first operation sets its number to that of the process, unless it was asked for before.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
