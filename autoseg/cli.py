@@ -396,7 +396,7 @@ def lr_find(
 )
 @click.option("--save-probabilities", is_flag=True, help="Also write CASE.npz with the key `probabilities`.")
 @click.option(
-    "--model", "bundle", type=EXISTING, default=None, help="A bundle to predict with; no workspace is needed."
+    "--model", "bundle", type=EXISTING_FILE, default=None, help="A bundle to predict with; no workspace is needed."
 )
 @options.configuration
 @options.workspace
@@ -428,6 +428,9 @@ def predict(
     if file_ending(output.name) and not output.is_dir():
         message = f"{output} looks like a file: OUTPUT is a folder, which is made where it is missing"
         raise click.UsageError(message)
+    if bundle and configuration:
+        message = "--model FILE holds one configuration; leave --configuration away"
+        raise click.UsageError(message)
     chosen = options.folds(tuple(folds.split(","))) if folds else None
     files = pipeline.predict(
         Workspace(workspace),
@@ -444,7 +447,7 @@ def predict(
 
 
 @main.command()
-@click.argument("bundle", type=ANY_PATH)
+@click.argument("bundle", type=ANY_FILE)
 @click.option("--folds", default=None, metavar="0,1,...", show_default="all trained", help="Folds to take along.")
 @options.configuration
 @options.workspace
@@ -464,7 +467,7 @@ def export(bundle: Path, folds: str | None, configuration: str | None, workspace
 
 @main.command()
 @click.argument("model_folder", type=EXISTING)
-@click.argument("bundle", type=ANY_PATH)
+@click.argument("bundle", type=ANY_FILE)
 @click.option(
     "--folds", default=None, metavar="0,1,...|all", show_default="all numbered, else all", help="Folds to take."
 )

@@ -555,13 +555,14 @@ def export_bundle(
     """
     import torch
 
+    from autoseg.networks.stored import StoredFold
     from autoseg.predict.models import load_models
 
     folders = _fold_folders(workspace, configuration_name, folds)
     models = load_models(folders, torch.device("cpu"))
-    weights = [folder.weights.read_bytes() for folder in folders]
+    contents = [StoredFold(model.folder, model.manifest, model.weights_sha256).content() for model in models]
     manifests = [model.manifest for model in models]
-    return write_bundle(out, list(zip(manifests, weights, strict=True)), source=str(workspace.root.absolute()))
+    return write_bundle(out, list(zip(manifests, contents, strict=True)), source=workspace.root.absolute().name)
 
 
 def import_nnunet(folder: Path, out: Path, *, folds: Sequence[str] | None = None) -> Bundle:
@@ -599,7 +600,15 @@ def import_nnunet(folder: Path, out: Path, *, folds: Sequence[str] | None = None
         manifest = manifest_of(fold, plan, file_ending=ending, number=number)
         network = to_ours(fold, manifest.configuration, plan.num_inputs(manifest.configuration), plan.num_classes)
         models.append((manifest, save(network)))
-    return write_bundle(out, models, source=f"nnU-Net v2, {folder.absolute()}")
+    ways = {(manifest.configuration_name, manifest.configuration.mirror_axes) for manifest, _ in models}
+    if len(ways) > 1:
+        raise SettingError(
+            "folds of different configurations can't be averaged",
+            where=str(folder),
+            found="; ".join(f"{name}, mirrored along {axes}" for name, axes in sorted(ways)),
+            hint="import them one by one with --folds",
+        )
+    return write_bundle(out, models, source=f"nnU-Net v2, {folder.absolute().name}")
 
 
 def _fold_folders(workspace: Workspace, configuration: str | None, folds: Sequence[int] | None) -> list[FoldFolder]:

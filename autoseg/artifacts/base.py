@@ -116,7 +116,7 @@ def decode(data: bytes, kind: type[A], *, where: str) -> A:
     """
     try:
         raw = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ArtifactError("a file is not valid JSON", where=where, found=str(error)) from error
     version = raw.get("schema_version", 1) if isinstance(raw, dict) else 1
     if isinstance(version, int) and version > kind.newest_schema:

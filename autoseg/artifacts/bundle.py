@@ -13,6 +13,8 @@ RECORD = "bundle.json"
 # Dates would make two exports of the same folds differ.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 MOST_SHOWN = 3
+# What zipfile raises for archives that are damaged, or made to be.
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile)
 
 
 class BundledFold(Record, frozen=True, kw_only=True):
@@ -20,17 +22,19 @@ class BundledFold(Record, frozen=True, kw_only=True):
 
     Attributes
     ----------
-    file : str
-        Of the weights, in the archive.
     weights_sha256 : str
-        Of that file.
+        Of the file with its weights.
     manifest : TrainedModel
         As it stood beside the weights.
     """
 
-    file: str
     weights_sha256: str
     manifest: TrainedModel
+
+    @property
+    def file(self) -> str:
+        """Name of the weights in the archive."""
+        return f"{self.manifest.configuration_name}/fold_{self.manifest.fold}/weights.safetensors"
 
 
 class Bundle(Artifact, frozen=True, kw_only=True):
@@ -56,7 +60,7 @@ def write_bundle(out: Path, models: Sequence[tuple[TrainedModel, bytes]], *, sou
     out : Path
         Replaced if it is there.
     models : sequence of (TrainedModel, bytes)
-        Of each fold the manifest and its weights as safetensors.
+        Of each fold the manifest and its weights as safetensors; finished folds of one configuration, each once.
     source : str
         Where they come from, for people.
 
@@ -70,11 +74,7 @@ def write_bundle(out: Path, models: Sequence[tuple[TrainedModel, bytes]], *, sou
         The file can't be written.
     """
     folds = tuple(
-        BundledFold(
-            file=f"{manifest.configuration_name}/fold_{manifest.fold}/weights.safetensors",
-            weights_sha256=hashlib.sha256(weights).hexdigest(),
-            manifest=manifest,
-        )
+        BundledFold(weights_sha256=hashlib.sha256(weights).hexdigest(), manifest=manifest)
         for manifest, weights in models
     )
     bundle = Bundle(folds=folds, source=source)
@@ -97,33 +97,23 @@ def read_bundle(path: Path) -> Bundle:
         return _record(archive, path)
 
 
-def read_weights(path: Path, fold: BundledFold) -> bytes:
-    """A fold's weights as safetensors.
+def read_weights(path: Path, file: str) -> bytes:
+    """A fold's weights as safetensors; whether they are those that the record names is not looked at.
 
     Raises
     ------
     ArtifactError
-        As `read_bundle`; or they are not those that the bundle's record names.
+        As `read_bundle`; or there is no such file in it.
     """
     with _opened(path) as archive:
         _record(archive, path)
-        weights = _content(archive, fold.file, path)
-    found = hashlib.sha256(weights).hexdigest()
-    if found != fold.weights_sha256:
-        raise ArtifactError(
-            "weights in a bundle are not those that were put there",
-            where=f"{path}, {fold.file}",
-            found=f"SHA-256 {found}",
-            allowed=fold.weights_sha256,
-            hint="copy the bundle again from where it was made",
-        )
-    return weights
+        return _content(archive, file, path)
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ArtifactError(
             "a bundle can't be read",
             where=str(path),
@@ -144,7 +134,9 @@ def _record(archive: zipfile.ZipFile, path: Path) -> Bundle:
             allowed=f"an archive with {RECORD}",
             hint="autoseg export writes one",
         )
-    bundle = decode(_content(archive, RECORD, path), Bundle, where=f"{path}, {RECORD}")
+    where = f"{path}, {RECORD}"
+    bundle = decode(_content(archive, RECORD, path), Bundle, where=where)
+    _check_folds([fold.manifest for fold in bundle.folds], where)
     expected = {RECORD, *(fold.file for fold in bundle.folds)}
     if not bundle.folds or names != expected:
         foreign, missing = sorted(names - expected), sorted(expected - names)
@@ -161,6 +153,34 @@ def _record(archive: zipfile.ZipFile, path: Path) -> Bundle:
             hint="export it again",
         )
     return bundle
+
+
+def _check_folds(manifests: Sequence[TrainedModel], where: str) -> None:
+    """Refuse a record whose folds no export put together.
+
+    Raises
+    ------
+    ArtifactError
+        A fold is there twice, or not finished, or of another configuration than the others.
+    """
+    numbers = [manifest.fold for manifest in manifests]
+    names = {manifest.configuration_name for manifest in manifests}
+    for fault, is_so in (
+        ("a fold is there twice", len(set(numbers)) < len(numbers)),
+        ("folds are of several configurations", len(names) > 1),
+        (
+            "a fold's configuration is not in its plan",
+            any(manifest.configuration_name not in manifest.plan.configurations for manifest in manifests),
+        ),
+        ("a fold's training is not finished", not all(manifest.finished for manifest in manifests)),
+    ):
+        if is_so:
+            raise ArtifactError(
+                "a bundle's record contradicts itself",
+                where=where,
+                found=f"{fault}: {', '.join(sorted(names))}, folds {', '.join(map(str, numbers))}",
+                hint="export it again",
+            )
 
 
 def _check_entries(entries: Sequence[zipfile.ZipInfo], path: Path) -> None:
@@ -202,5 +222,5 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo], path: Path) -> None:
 def _content(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
     try:
         return archive.read(name)
-    except (KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (KeyError, *UNREADABLE) as error:
         raise ArtifactError("a bundle is damaged", where=f"{path}, {name}", found=str(error)) from error

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from autoseg.artifacts.base import read
@@ -32,20 +32,47 @@ class StoredFold:
     manifest: TrainedModel
     weights_sha256: str
 
+    def content(self) -> bytes:
+        """The file with the weights.
+
+        Raises
+        ------
+        ArtifactError
+            It can't be read, or is not the one whose hash is known: replaced meanwhile, damaged, or forged.
+        """
+        archive = bundle_of(self.path)
+        file = FoldFolder(self.path).weights
+        if archive is None:
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                raise ArtifactError("weights can't be read", where=str(file), found=str(error)) from error
+        else:
+            content = read_weights(archive, file.relative_to(archive).as_posix())
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.weights_sha256:
+            raise ArtifactError(
+                "weights are not those that stand on record",
+                where=str(file),
+                found=f"SHA-256 {found}",
+                allowed=self.weights_sha256,
+                hint="was the fold trained anew meanwhile? Else copy the file again from where it was made",
+            )
+        return content
+
     def weights(self) -> dict[str, Tensor]:
         """The weights, by the names of `UNet`.
 
         Raises
         ------
         ArtifactError
-            They can't be read, or in a bundle are not those that were put there.
+            As `content`; or they are no safetensors.
         """
-        archive = bundle_of(self.path)
-        file = FoldFolder(self.path).weights
         try:
-            return load_file(file) if archive is None else load(read_weights(archive, _bundled(archive, self.path)))
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError("weights can't be read", where=str(file), found=str(error)) from error
+            return load(self.content())
+        except SafetensorError as error:
+            where = str(FoldFolder(self.path).weights)
+            raise ArtifactError("weights can't be read", where=where, found=str(error)) from error
 
 
 def fold_at(path: Path) -> StoredFold:
@@ -62,8 +89,11 @@ def fold_at(path: Path) -> StoredFold:
         return StoredFold(path, bundled.manifest, bundled.weights_sha256)
     folder = FoldFolder(path)
     manifest = read(folder.manifest, TrainedModel)
-    with folder.weights.open("rb") as file:
-        return StoredFold(path, manifest, hashlib.file_digest(file, "sha256").hexdigest())
+    try:
+        with folder.weights.open("rb") as file:
+            return StoredFold(path, manifest, hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError as error:
+        raise ArtifactError("weights can't be read", where=str(folder.weights), found=error.strerror) from error
 
 
 def folds_in_bundle(bundle: Path) -> dict[int, Path]:

@@ -1,6 +1,7 @@
 """A model that nnU-Net v2 trained: its folder and checkpoints -> weights by our names."""
 
 import _codecs
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.errors import ArtifactError, SettingError
 from autoseg.networks.unet import build_network
 
+log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint_final.pth"
 # What numbers of numpy, which its checkpoints log, are made of; besides tensors, nothing else is loaded.
 SCALAR = np.float64().__reduce__()[0]
 ALLOWED: Sequence[Any] = (
     SCALAR,
     (SCALAR, "numpy.core.multiarray.scalar"),
+    (SCALAR, "numpy._core.multiarray.scalar"),
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")),
     _codecs.encode,
@@ -67,19 +70,30 @@ def find_folds(folder: Path, wished: Sequence[str] | None) -> list[Path]:
     Raises
     ------
     SettingError
-        There are none.
+        There are none; or the fold of all cases is asked for beside others.
     """
-    found = {path.parent.name.removeprefix("fold_"): path for path in sorted(folder.glob(f"fold_*/{CHECKPOINT}"))}
-    numbered = [path for name, path in found.items() if name.isdecimal()]
-    chosen = [found[name] for name in wished if name in found] if wished else numbered or list(found.values())
-    if not chosen or (wished and len(chosen) < len(wished)):
+    finished = {path.parent.name.removeprefix("fold_"): path for path in sorted(folder.glob(f"fold_*/{CHECKPOINT}"))}
+    begun = sorted({path.name.removeprefix("fold_") for path in folder.glob("fold_*")} - set(finished))
+    numbered = [name for name in finished if name.isdecimal()]
+    chosen = list(dict.fromkeys(wished)) if wished else numbered or list(finished)
+    missing = [name for name in chosen if name not in finished]
+    if missing or not chosen:
         raise SettingError(
             "a model folder of nnU-Net lacks checkpoints",
-            where=str(folder),
-            found=", ".join(f"fold_{name}" for name in found) or f"no fold_*/{CHECKPOINT}",
+            where=", ".join(str(folder / f"fold_{name}") for name in missing) or str(folder),
+            found=", ".join(f"fold_{name}" for name in finished) or f"no fold_*/{CHECKPOINT}",
             allowed="a folder such as nnUNetTrainer__nnUNetPlans__3d_fullres, whose folds are trained to the end",
         )
-    return chosen
+    if "all" in chosen and len(chosen) > 1:
+        raise SettingError(
+            "the fold of all cases is no part of a cross-validation",
+            where="--folds",
+            found=", ".join(chosen),
+            allowed="numbers, or all",
+        )
+    if begun and not wished:
+        log.warning("left out, for they have no %s: %s", CHECKPOINT, ", ".join(f"fold_{name}" for name in begun))
+    return [finished[name] for name in chosen]
 
 
 def read_checkpoint(path: Path) -> NnunetFold:
@@ -101,7 +115,7 @@ def read_checkpoint(path: Path) -> NnunetFold:
             allowed="what nnU-Net v2 saves",
         ) from error
     try:
-        weights = {WRAPPERS.sub("", name): tensor for name, tensor in content["network_weights"].items()}
+        weights = {WRAPPERS.sub("", name): tensor.detach() for name, tensor in content["network_weights"].items()}
         mirrored = content["inference_allowed_mirroring_axes"]
         return NnunetFold(
             name=path.parent.name.removeprefix("fold_"),
@@ -110,7 +124,7 @@ def read_checkpoint(path: Path) -> NnunetFold:
             weights={name: tensor for name, tensor in weights.items() if not REPEATED.search(name)},
             device=torch.device(content["init_args"].get("device", "cuda")).type,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise ArtifactError(
             "a file is no checkpoint of nnU-Net v2",
             where=str(path),
@@ -135,7 +149,7 @@ def manifest_of(fold: NnunetFold, plan: Plan, *, file_ending: str, number: int) 
     Raises
     ------
     ArtifactError
-        The plan has no such configuration.
+        The plan has no such configuration, or it is the second stage of a cascade.
     """
     name = fold.configuration_name
     if name not in plan.configurations:
@@ -144,6 +158,13 @@ def manifest_of(fold: NnunetFold, plan: Plan, *, file_ending: str, number: int) 
             where=f"fold_{fold.name}",
             found=name,
             allowed=", ".join(plan.configurations),
+        )
+    if plan.configurations[name].previous_stage:
+        raise ArtifactError(
+            "the second stage of a cascade can't be imported",
+            where=f"fold_{fold.name}",
+            found=name,
+            allowed="2d, 3d_lowres, 3d_fullres, and others without a previous stage",
         )
     mirrored = replace(plan.configurations[name], mirror_axes=fold.mirror_axes)
     plan = replace(plan, configurations={name: mirrored})
@@ -184,7 +205,7 @@ def to_ours(fold: NnunetFold, configuration: Configuration, num_channels: int, n
     Returns
     -------
     dict of str to Tensor
-        float32.
+        float32, but for batch norm's counter.
 
     Raises
     ------

@@ -61,6 +61,8 @@ def step_bytes(
 ) -> tuple[int, bool]:
     """Memory of a training step on a device, in whichever of the ways to compute it takes most.
 
+    Samples side by side are predicted and not measured: torch's profiler sees one thread.
+
     Parameters
     ----------
     configuration : Configuration
@@ -78,18 +80,27 @@ def step_bytes(
         Whether they were measured; False where the step was predicted to need more than `limit_bytes`, or failed.
     """
     on_cpu = device.type == "cpu"
+    num_apart = Objective(configuration.batch_dice).num_apart(configuration.batch_size)
     predicted = {
         style: training_step_memory(
-            configuration, num_channels, num_classes, style, on_cpu=on_cpu, whole_loss=configuration.batch_dice
+            configuration,
+            num_channels,
+            num_classes,
+            style,
+            on_cpu=on_cpu,
+            whole_loss=configuration.batch_dice,
+            cores=torch.get_num_threads(),
         ).peak_bytes
-        # Side by side they take no more than all at once do; the profiler sees one thread.
-        for style in candidates(device, samples_tied=configuration.ties_samples, num_apart=1)
+        for style in candidates(device, samples_tied=configuration.ties_samples, num_apart=num_apart)
     }
-    style, most = max(predicted.items(), key=lambda item: item[1])
+    most = max(predicted.values())
     if on_cpu and most > limit_bytes:
         return most, False
+    alone = {style: size for style, size in predicted.items() if not style.side_by_side}
+    beside = max((size for style, size in predicted.items() if style.side_by_side), default=0)
     try:
-        return measure_step(configuration, num_channels, num_classes, style, device), True
+        measured = measure_step(configuration, num_channels, num_classes, max(alone, key=alone.__getitem__), device)
+        return max(measured, beside), True
     except Exception as error:
         if not is_out_of_memory(error):
             raise

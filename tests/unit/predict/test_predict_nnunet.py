@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 
@@ -110,9 +111,16 @@ def test_code_in_a_checkpoint_is_not_run(fold, tmp_path, capsys):
 
 def test_other_files_are_refused(fold, tmp_path):
     path = tmp_path / "fold_0" / "checkpoint_final.pth"
-    saved(path, fold, init_args={})
-    with pytest.raises(ArtifactError, match="no checkpoint of nnU-Net v2"):
-        read_checkpoint(path)
+    others = [
+        {"init_args": {}},
+        {"init_args": {"configuration": "2d", "device": "gpu!"}},
+        {"network_weights": {"a": 1.0}},
+        {"inference_allowed_mirroring_axes": ("x",)},
+    ]
+    for changes in others:
+        saved(path, fold, **changes)
+        with pytest.raises(ArtifactError, match="no checkpoint of nnU-Net v2"):
+            read_checkpoint(path)
     path.write_bytes(b"nothing")
     with pytest.raises(ArtifactError, match="can't be read"):
         read_checkpoint(path)
@@ -124,10 +132,28 @@ def test_folds_are_found(fold, tmp_path):
     paths = {name: saved(tmp_path / f"fold_{name}" / "checkpoint_final.pth", fold) for name in ("all", "0", "3")}
     assert find_folds(tmp_path, None) == [paths["0"], paths["3"]]
     assert find_folds(tmp_path, ["all"]) == [paths["all"]]
-    with pytest.raises(SettingError, match="lacks checkpoints"):
+    assert find_folds(tmp_path, ["3", "3"]) == [paths["3"]]
+    with pytest.raises(SettingError, match="lacks checkpoints") as caught:
         find_folds(tmp_path, ["0", "1"])
+    assert "fold_1" in caught.value.where
+    with pytest.raises(SettingError, match="no part of a cross-validation"):
+        find_folds(tmp_path, ["0", "all"])
+
+
+def test_folds_that_are_not_finished_are_named(fold, tmp_path, caplog):
+    saved(tmp_path / "fold_0" / "checkpoint_final.pth", fold)
+    saved(tmp_path / "fold_1" / "checkpoint_latest.pth", fold)
+    assert len(find_folds(tmp_path, None)) == 1
+    assert "fold_1" in caplog.text
 
 
 def test_a_configuration_that_the_plan_lacks_is_refused(fold, build_plan):
     with pytest.raises(ArtifactError, match=r"plans\.json lacks"):
         manifest_of(replace(fold, configuration_name="2d"), build_plan(), file_ending=".nii.gz", number=0)
+
+
+def test_the_second_stage_of_a_cascade_is_refused(fold, configuration, build_plan):
+    second = msgspec.structs.replace(configuration, previous_stage="3d_lowres")
+    plan = build_plan({"3d_lowres": configuration, "3d_cascade_fullres": second})
+    with pytest.raises(ArtifactError, match="cascade"):
+        manifest_of(replace(fold, configuration_name="3d_cascade_fullres"), plan, file_ending=".nii.gz", number=0)
