@@ -16,6 +16,7 @@ from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.networks.device import suit
 from autoseg.networks.unet import UNet, build_network
 from autoseg.train.class_weights import resolve_class_weights
+from autoseg.train.distributed import ALONE, Ranks
 from autoseg.train.loading import BatchRecipe, make_batch
 from autoseg.train.loop import Course, nothing, train_step
 from autoseg.train.losses import Objective
@@ -143,6 +144,7 @@ def measure_step_style(
     recipe: BatchRecipe,
     class_weights: tuple[float, ...],
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> tuple[StepStyle, dict[str, float]]:
     """Time steps of a small batch in each style, on weights that are thrown away.
 
@@ -154,6 +156,8 @@ def measure_step_style(
     recipe : BatchRecipe
     class_weights : tuple of float
     device : torch.device
+    ranks : Ranks
+        Processes that train the fold together pass no samples side by side.
 
     Returns
     -------
@@ -184,7 +188,7 @@ def measure_step_style(
         device,
         step,
         samples_tied=configuration.ties_samples,
-        num_apart=objective.num_apart(configuration.batch_size),
+        num_apart=objective.num_apart(configuration.batch_size) if ranks.size == 1 else 1,
         recipe=plan.training,
     )
     measured = "; ".join(f"{way} {taken:.3g} s" for way, taken in seconds.items())

@@ -212,7 +212,8 @@ def _set_up(
     if earlier is not None and torch.device(earlier.device).type == device.type:
         style, seconds = earlier.step, earlier.step_seconds
     else:
-        style, seconds = measure_step_style(task, both[0], batch_recipes(task, fold.records)[0], weights, device)
+        recipes = batch_recipes(task, fold.records)
+        style, seconds = measure_step_style(task, both[0], recipes[0], weights, device, fold.ranks)
     suit(network, style)
     manifest = TrainedModel(
         inputs_sha256=inputs_of(task),
