@@ -7,6 +7,7 @@ import click
 
 from autoseg import __version__, options
 from autoseg.artifacts.dataset import Repair
+from autoseg.artifacts.model import Precision
 from autoseg.artifacts.plan import PresetName, WishedPreset
 from autoseg.errors import OUT_OF_MEMORY, AutosegError, DatasetError, Terminated, is_out_of_memory
 from autoseg.layout import Workspace
@@ -394,7 +395,17 @@ def lr_find(
     show_default="the plan's, 0.5",
     help="Distance of neighbouring windows, in patch edges.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    default=None,
+    show_default="the device's fastest",
+    help="Arithmetic of the network's layers.",
+)
 @click.option("--save-probabilities", is_flag=True, help="Also write CASE.npz with the key `probabilities`.")
+@click.option(
+    "--part", metavar="I/N", callback=options.part, help="Only the I-th of N shares of the cases, e.g. 2/4; N commands."
+)
 @click.option(
     "--model", "bundle", type=EXISTING_FILE, default=None, help="A bundle to predict with; no workspace is needed."
 )
@@ -409,7 +420,9 @@ def predict(
     folds: str | None,
     no_mirroring: bool,
     step: float | None,
+    precision: Precision | None,
     save_probabilities: bool,
+    part: tuple[int, int] | None,
     bundle: Path | None,
     configuration: str | None,
     workspace: Path,
@@ -423,7 +436,7 @@ def predict(
     """
     from autoseg import pipeline
     from autoseg.images.endings import file_ending
-    from autoseg.predict.stage import Options
+    from autoseg.predict.stage import Options, Part
 
     if file_ending(output.name) and not output.is_dir():
         message = f"{output} looks like a file: OUTPUT is a folder, which is made where it is missing"
@@ -433,14 +446,19 @@ def predict(
         raise click.UsageError(message)
     chosen = options.folds(tuple(folds.split(","))) if folds else None
     files = pipeline.predict(
-        Workspace(workspace),
+        bundle or workspace,
         inputs,
         output,
         configuration_name=configuration,
         folds=chosen,
-        bundle=bundle,
         device_name=device,
-        options=Options(mirroring=False if no_mirroring else None, step=step, save_probabilities=save_probabilities),
+        options=Options(
+            mirroring=False if no_mirroring else None,
+            step=step,
+            precision=precision,
+            save_probabilities=save_probabilities,
+            part=Part(*part) if part else None,
+        ),
         scheduler=scheduler,
     )
     click.echo(f"{len(files)} cases -> {output}")

@@ -156,7 +156,7 @@ def run_cases(
     waiting = _Waiting(cases, name_of, memory)
     running: dict[Future[R], int] = {}
     results: dict[int, R] = {}
-    report = _Progress(progress, len(cases))
+    report = Progress(progress, len(cases))
     try:
         while waiting or running:
             # One case for each worker: then it is known which are in hand, and nothing needs calling back.
@@ -250,10 +250,10 @@ def _result(executor: Executor, future: Future[R], name: str, keeps: bool) -> R:
             found=str(problem).split(". ")[0],
             hint=f"{goes_on}see the workers' logs; if they ran out of memory, give them more or fewer threads",
         ) from problem
-    raise _failure(problem, name)
+    raise case_failure(problem, name)
 
 
-def _failure(error: BaseException, name: str) -> BaseException:
+def case_failure(error: BaseException, name: str) -> BaseException:
     """What is raised for a case that failed."""
     if isinstance(error, AutosegError) or not isinstance(error, Exception):
         return error
@@ -265,7 +265,7 @@ def _failure(error: BaseException, name: str) -> BaseException:
     return failure
 
 
-class _Progress:
+class Progress:
     """A bar on a terminal; elsewhere a line in the log for each tenth."""
 
     def __init__(self, title: str, total: int) -> None:

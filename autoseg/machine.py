@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -78,6 +79,13 @@ def _words(file: Path) -> list[str]:
 def memory_budget_bytes() -> int:
     """What cases may take together: four fifths of the memory at hand, because what they need is an estimate."""
     return int(0.8 * available_memory_bytes())
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for products of bfloat16; elsewhere than on Linux that is not known."""
+    words = set(_words(Path("/proc/cpuinfo")))
+    return not words.isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's
 
 
 @contextlib.contextmanager

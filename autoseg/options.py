@@ -1,5 +1,6 @@
 """Options that commands share, and what becomes of their text; parsing only."""
 
+import re
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
@@ -250,6 +251,17 @@ def spacing(_context: click.Context, _parameter: click.Parameter, text: str | No
         message = f"{text!r}: the edges of a voxel are above 0"
         raise click.BadParameter(message)
     return edges
+
+
+def part(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Which share of how many, from text."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        message = f"{text!r}: give the number of the share and of all shares, e.g. 1/4 to 4/4"
+        raise click.BadParameter(message)
+    return int(match[1]), int(match[2])
 
 
 def folds(values: tuple[str, ...]) -> list[int] | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from autoseg.artifacts.base import digest, read, read_json
 from autoseg.artifacts.bundle import Bundle, write_bundle
-from autoseg.artifacts.dataset import Case, Dataset, Repair
+from autoseg.artifacts.dataset import Dataset, Repair
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.labels import all_values, foreground, ignored
 from autoseg.artifacts.model import Pretrained, TrainedModel
@@ -27,9 +27,8 @@ from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.rate_test import RateTest
 from autoseg.artifacts.splits import Fold, Splits
-from autoseg.artifacts.stamp import case_stamp
 from autoseg.errors import ArtifactError, SettingError, nearest
-from autoseg.layout import CaseFiles, FoldFolder, Workspace, folds_in
+from autoseg.layout import CaseFiles, FoldFolder, Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -449,10 +448,11 @@ def _validate(
     """Predict and score a fold's validation cases; they are preprocessed already."""
     from autoseg.predict import stage
     from autoseg.predict.models import load_models
+    from autoseg.predictor import ending_of_label
 
     by_name = {case.name: case for case in dataset.cases}
     names = cases.validation
-    files = {name: name + _label_ending(by_name[name]) for name in names}
+    files = {name: name + ending_of_label(by_name[name]) for name in names}
     stage.run(
         load_models([folder], device),
         {name: PreparedVolume(arrays[name], records[name]) for name in names},
@@ -473,21 +473,13 @@ def _validate(
     )
 
 
-def _label_ending(case: Case) -> str:
-    """Ending of a case's predicted label map: that of its image, or of what labels are kept in beside it."""
-    from autoseg.images.endings import file_ending, label_ending
-
-    return label_ending(file_ending(case.images[0]) or ".nii.gz")
-
-
 def predict(
-    workspace: Workspace,
+    model: Path,
     inputs: Sequence[Path],
     out: Path,
     *,
     configuration_name: str | None = None,
     folds: Sequence[int] | None = None,
-    bundle: Path | None = None,
     device_name: str,
     options: "Options | None" = None,
     scheduler: str | None = None,
@@ -496,10 +488,10 @@ def predict(
 
     Parameters
     ----------
+    model : Path
+        A workspace, or a bundle.
     folds : sequence of int or None
         None: every fold that is trained.
-    bundle : Path, optional
-        Its folds predict, and the workspace is not looked at.
     scheduler : str, optional
         Address of a dask scheduler, whose workers then predict; `device_name` is theirs.
 
@@ -508,34 +500,17 @@ def predict(
     dict of str to Path
         Label map of each case.
     """
-    from autoseg.datasets.layouts import group_inputs
-    from autoseg.networks.device import choose_device, keep_freed_memory
-    from autoseg.predict import stage
-    from autoseg.predict.models import load_bundle, load_models
+    from autoseg.predictor import Predictor
 
-    folders = [] if bundle else _fold_folders(workspace, configuration_name, folds)
-    # With a cluster the models are only checked here.
-    device = choose_device(device_name if scheduler is None else "cpu")
-    if device.type == "cpu":
-        keep_freed_memory()
-    models = load_bundle(bundle, folds, device) if bundle else load_models(folders, device)
-    first = models[0]
-    cases = group_inputs(inputs, first.manifest.naming, len(first.plan.channel_names))
-    files = {case.name: case.name + _label_ending(case) for case in cases}
-    _keep_inputs(cases, out, files)
-    numbers = ", ".join(str(model.manifest.fold) for model in models)
-    log.info("%d cases, %s folds %s", len(cases), first.manifest.configuration_name, numbers)
-    stage.run(
-        models,
-        {case.name: RawVolume(case) for case in cases},
-        out,
-        files,
-        {case.name: case_stamp(Path(), case) for case in cases},
-        device_name=str(device) if scheduler is None else device_name,
-        options=options or stage.Options(),
-        scheduler=scheduler,
+    predictor = Predictor(
+        model,
+        configuration_name=configuration_name,
+        folds=folds,
+        # With a cluster the models are only checked here.
+        device_name="cpu" if scheduler else device_name,
+        options=options,
     )
-    return {case: out / file for case, file in files.items()}
+    return predictor.predict_files(inputs, out, scheduler=scheduler, workers_device=device_name)
 
 
 def export_bundle(
@@ -557,9 +532,9 @@ def export_bundle(
 
     from autoseg.networks.stored import StoredFold
     from autoseg.predict.models import load_models
+    from autoseg.predictor import trained_folds
 
-    folders = _fold_folders(workspace, configuration_name, folds)
-    models = load_models(folders, torch.device("cpu"))
+    models = load_models(trained_folds(workspace, configuration_name, folds), torch.device("cpu"))
     contents = [StoredFold(model.folder, model.manifest, model.weights_sha256).content() for model in models]
     manifests = [model.manifest for model in models]
     return write_bundle(out, list(zip(manifests, contents, strict=True)), source=workspace.root.absolute().name)
@@ -609,54 +584,6 @@ def import_nnunet(folder: Path, out: Path, *, folds: Sequence[str] | None = None
             hint="import them one by one with --folds",
         )
     return write_bundle(out, models, source=f"nnU-Net v2, {folder.absolute().name}")
-
-
-def _fold_folders(workspace: Workspace, configuration: str | None, folds: Sequence[int] | None) -> list[FoldFolder]:
-    """The folds asked for, or every trained one; a model folder needs no plan beside it."""
-    names = (configuration,) if configuration else PREFERRED
-    for name in names:
-        trained = [folder for folder in folds_in(workspace.models(name)).values() if folder.weights.exists()]
-        if trained:
-            return trained if folds is None else [workspace.fold(name, fold) for fold in folds]
-    raise SettingError(
-        "no fold is trained yet",
-        where=str(workspace.root / "models"),
-        found=configuration,
-        hint=f"autoseg train 0 -w {workspace.root}",
-    )
-
-
-def _keep_inputs(cases: Sequence[Case], out: Path, files: Mapping[str, str]) -> None:
-    """Refuse to write a label map over an image.
-
-    Raises
-    ------
-    SettingError
-        An output would replace an input.
-    """
-    inputs = {Path(image).resolve() for case in cases for image in case.images}
-    for file in files.values():
-        if (out / file).resolve() in inputs:
-            raise SettingError(
-                "a prediction would replace its image", where=str(out / file), hint="choose another output folder"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class RawVolume:
-    """A case to be prepared as the model's training cases were; for the process that predicts it."""
-
-    case: Case
-
-    def read(self, model: "LoadedModel") -> "Volume":
-        """The volume on the grid of the model's network."""
-        from autoseg.datasets.load import read_input
-        from autoseg.predict.case import Volume
-        from autoseg.transforms.chain import forward
-
-        image = read_input(self.case, len(model.plan.channel_names))
-        prepared = forward(image, None, model.plan, model.configuration)
-        return Volume(prepared.image_czyx, prepared.placement)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterat
         yield "   too few for good scores: this machine is busy or slow, and --minutes gives it longer"
 
     inputs = sorted((raw / "imagesTs").glob(f"*{ENDING}"))
-    files = pipeline.predict(workspace, inputs, predicted, device_name=device_name)
+    files = pipeline.predict(workspace.root, inputs, predicted, device_name=device_name)
     yield f"4. unseen scans segmented -> {predicted}"
 
     truth = {name: raw / "labelsTs" / f"{name}{ENDING}" for name in files}

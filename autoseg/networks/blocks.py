@@ -220,10 +220,20 @@ class Stage(nn.Module):
         )
         self.attention = ATTENTIONS[attention](outputs, len(kernel))
 
-    def forward(self, x: Tensor, up: "Upsample | None" = None, skip: Tensor | None = None) -> Tensor:
-        """The stage on `x`; where both are given on `x`, enlarged by `up`, joined with `skip` along the channels."""
+    def forward(
+        self, x: Tensor, up: "Upsample | None" = None, skip: Tensor | None = None, *, exact: bool = False
+    ) -> Tensor:
+        """The stage on `x`; where both are given on `x`, enlarged by `up`, joined with `skip` along the channels.
+
+        If `exact`, all after the first block computes in single precision, whatever autocast says.
+        """
         first = self.first(x) if up is None or skip is None else self.first.join(x, up, skip)
-        y: Tensor = self.attention(self.rest(first))
+        y: Tensor
+        if exact:
+            with torch.autocast(x.device.type, enabled=False):
+                y = self.attention(self.rest(first.float()))
+        else:
+            y = self.attention(self.rest(first))
         return y
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from autoseg.artifacts.plan import Attention, Configuration, Norm
@@ -81,8 +82,19 @@ class UNet(nn.Module):
         Returns
         -------
         Tensor, shape (B, K, *edges)
+
+        Notes
+        -----
+        On CPUs the last convolution and the head compute in single precision under autocast, too: of what bfloat16
+        changes of probabilities that takes away a third or more.
         """
-        logits: Tensor = self.heads[-1](self._features(x)[-1])
+        logits: Tensor
+        if x.device.type == "cpu":
+            finest = self._features(x, exact=True)[-1]
+            with torch.autocast("cpu", enabled=False):
+                logits = self.heads[-1](finest.float())
+        else:
+            logits = self.heads[-1](self._features(x)[-1])
         return logits
 
     def deep_logits(self, x: Tensor, num_levels: int) -> list[Tensor]:
@@ -91,8 +103,8 @@ class UNet(nn.Module):
         pairs = list(zip(self.heads, levels, strict=True))[::-1]
         return [head(level) for head, level in pairs[:num_levels]]
 
-    def _features(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of the decoder, the coarsest first."""
+    def _features(self, x: Tensor, *, exact: bool = False) -> list[Tensor]:
+        """Feature maps of the decoder, the coarsest first; the end of the finest in single precision if `exact`."""
         skips = []
         x = self.stem(x)
         for stage in self.encoder:
@@ -102,7 +114,7 @@ class UNet(nn.Module):
             return [x]
         levels = []
         for up, stage, skip in zip(self.up, self.decoder, reversed(skips[:-1]), strict=True):
-            x = stage(x, up, skip)
+            x = stage(x, up, skip, exact=exact and stage is self.decoder[-1])
             levels.append(x)
         return levels
 

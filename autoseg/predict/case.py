@@ -1,10 +1,13 @@
 """One case, in whatever process: models and a source of its volume -> files of its prediction."""
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryFile, mkdtemp
 from typing import Protocol
 
 import numpy as np
@@ -12,14 +15,20 @@ import torch
 from numpy.typing import NDArray
 
 from autoseg.artifacts.base import atomic_path
+from autoseg.artifacts.model import Precision
 from autoseg.artifacts.preprocessed import Placement
 from autoseg.errors import ArtifactError, AutosegError
 from autoseg.images.endings import file_ending
 from autoseg.images.io import write_label
+from autoseg.machine import available_memory_bytes
 from autoseg.networks.device import choose_device
 from autoseg.predict.models import Ensemble, LoadedModel, models_of
 from autoseg.predict.sliding import sliding_logits
 from autoseg.transforms.chain import restore_labels, restore_probabilities
+
+log = logging.getLogger(__name__)
+SINGLE_BYTES = 2**29
+MEMORY_SHARE = 0.25  # of what is at hand, for the logits of one case
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,8 @@ class Task:
     ensemble : Ensemble
     mirror_axes : tuple of int
     step : float
+    precision : str or None
+        Of the layers; None: as `LoadedModel.precision`.
     save_probabilities : bool
     """
 
@@ -62,6 +73,7 @@ class Task:
     ensemble: Ensemble
     mirror_axes: tuple[int, ...]
     step: float
+    precision: Precision | None
     save_probabilities: bool
 
 
@@ -79,14 +91,47 @@ def predict_case(task: Task) -> Path | AutosegError:
     SettingError, ArtifactError
         The models can't be loaded, or the files can't be written.
     """
-    models = models_of(task.ensemble)
-    first = models[0]
+    volume = read_case(task)
+    if isinstance(volume, AutosegError):
+        return volume
+    return write_case(task, volume, compute_case(task, volume))
+
+
+def read_case(task: Task) -> Volume | AutosegError:
+    """The case's volume, or why it could not be read."""
     try:
-        volume = task.source.read(first)
+        return task.source.read(models_of(task.ensemble)[0])
     except AutosegError as error:
         return error
-    device = choose_device(task.ensemble.device_name)
-    logits = mean_logits(models, volume.image_czyx, device=device, mirror_axes=task.mirror_axes, step=task.step)
+
+
+def compute_case(task: Task, volume: Volume) -> NDArray[np.floating]:
+    """The mean of the models' logits, as `mean_logits`."""
+    return mean_logits(
+        models_of(task.ensemble),
+        volume.image_czyx,
+        device=choose_device(task.ensemble.device_name),
+        precision=task.precision,
+        mirror_axes=task.mirror_axes,
+        step=task.step,
+        folder=task.out,
+    )
+
+
+def write_case(task: Task, volume: Volume, logits_kzyx: NDArray[np.floating]) -> Path:
+    """Write the case's files.
+
+    Returns
+    -------
+    Path
+        A new hidden folder in `out` that holds them under their final names.
+
+    Raises
+    ------
+    ArtifactError
+        They can't be written.
+    """
+    first = models_of(task.ensemble)[0]
     try:
         folder = Path(mkdtemp(prefix=f".{task.name}.", suffix=".part", dir=task.out))
     except OSError as error:
@@ -94,17 +139,16 @@ def predict_case(task: Task) -> Path | AutosegError:
     try:
         target = folder / task.file
         if task.save_probabilities:
-            probabilities = restore_probabilities(logits, volume.placement, first.plan, first.configuration)
+            probabilities = restore_probabilities(logits_kzyx, volume.placement, first.plan, first.configuration)
             with atomic_path(probabilities_file(target)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, probabilities=probabilities)
-        write_label(target, label_map(logits, volume, first), volume.placement.geometry)
+        write_label(target, label_map(logits_kzyx, volume, first), volume.placement.geometry)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
 
 
-@torch.inference_mode()
 def mean_logits(
     models: Sequence[LoadedModel],
     image_czyx: NDArray[np.float32],
@@ -112,34 +156,68 @@ def mean_logits(
     device: torch.device,
     mirror_axes: Sequence[int],
     step: float,
-) -> NDArray[np.float32]:
-    """Mean of the folds' logits on the network's grid, float32, shape (K, Z, Y, X)."""
-    total: torch.Tensor | None = None
-    for model in models:
-        logits = sliding_logits(
-            model.network,
-            image_czyx,
-            model.plan.num_classes,
-            model.configuration.patch_size,
-            device=device,
-            precision=model.precision(device),
-            mirror_axes=mirror_axes,
-            step=step,
-        )
-        total = logits if total is None else total.add_(logits)
-    if total is None:
-        message = "no models"
-        raise ValueError(message)
-    mean: NDArray[np.float32] = total.div_(len(models)).numpy()
-    return mean
+    precision: Precision | None = None,
+    folder: Path | None = None,
+) -> NDArray[np.floating]:
+    """Mean of the folds' logits on the network's grid.
+
+    Parameters
+    ----------
+    models : sequence of LoadedModel
+    image_czyx : ndarray of float32, shape (C, Z, Y, X)
+    device : torch.device
+    mirror_axes, step
+        As for `sliding_logits`.
+    precision : str or None
+        Of the layers; None: as `LoadedModel.precision`.
+    folder : Path or None
+        Where logits that don't fit the memory lie meanwhile; None: the system's folder for such files.
+
+    Returns
+    -------
+    ndarray of float32 or float16, shape (K, Z, Y, X)
+        In half precision less the largest of each voxel where classes exclude each other, which changes neither
+        labels nor probabilities.
+    """
+    plan = models[0].plan
+    logits = _room((plan.num_classes, *image_czyx.shape[1:]), folder)
+    sliding_logits(
+        [partial(model.logits, precision=precision or model.precision(device)) for model in models],
+        image_czyx,
+        models[0].configuration.patch_size,
+        device=device,
+        mirror_axes=mirror_axes,
+        step=step,
+        keep=logits,
+        exclusive=not plan.regions_class_order,
+    )
+    return logits
 
 
-def label_map(logits: NDArray[np.float32], volume: Volume, model: LoadedModel) -> NDArray[np.integer]:
+def _room(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.floating]:
+    """Room for logits: in single precision where they are few, else in half; in memory, else in a file without a name.
+
+    Notes
+    -----
+    The precision depends on the size alone, so that the same command gives the same file on any day.
+    """
+    count = prod(shape)
+    if 4 * count <= SINGLE_BYTES:
+        return np.empty(shape, np.float32)
+    if 2 * count <= MEMORY_SHARE * available_memory_bytes():
+        log.info("logits of %d classes: %.1f GB of memory, in half precision", shape[0], 2 * count / 1e9)
+        return np.empty(shape, np.float16)
+    log.info("logits of %d classes: %.1f GB in a temporary file, in half precision", shape[0], 2 * count / 1e9)
+    with TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.float16, "w+", shape=shape)
+
+
+def label_map(logits_kzyx: NDArray[np.floating], volume: Volume, model: LoadedModel) -> NDArray[np.integer]:
     """Labels on the grid of the case's file, with the values of the dataset's label files, so that the two compare.
 
     Parameters
     ----------
-    logits : ndarray of float32, shape (K, Z, Y, X)
+    logits_kzyx : ndarray of float32 or float16, shape (K, Z, Y, X)
         On the network's grid.
     volume : Volume
     model : LoadedModel
@@ -148,7 +226,7 @@ def label_map(logits: NDArray[np.float32], volume: Volume, model: LoadedModel) -
     -------
     ndarray of unsigned integers, shape (Z, Y, X)
     """
-    label_zyx = restore_labels(logits, volume.placement, model.plan, model.configuration)
+    label_zyx = restore_labels(logits_kzyx, volume.placement, model.plan, model.configuration)
     file_values = model.manifest.file_values
     if not file_values:
         return label_zyx

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from autoseg.artifacts.base import read
 from autoseg.artifacts.model import Precision, TrainedModel
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
-from autoseg.networks.device import choose_device
+from autoseg.machine import multiplies_bfloat16
+from autoseg.networks.device import autocast, choose_device
 from autoseg.networks.stored import StoredFold, fold_at, folds_in_bundle
 from autoseg.networks.unet import UNet, build_network
 
@@ -51,15 +53,23 @@ class LoadedModel:
         return self.manifest.configuration
 
     def precision(self, device: torch.device) -> Precision:
-        """Arithmetic for prediction: as trained on the same kind of device, else float32 on CPUs and half on GPUs.
+        """Arithmetic for prediction: what the device multiplies fastest, on GPUs as trained there.
 
         Notes
         -----
         Not measured anew, so that the same command gives the same file twice.
         """
+        if device.type == "cpu":
+            return "bfloat16" if multiplies_bfloat16() else "float32"
         if torch.device(self.manifest.device).type == device.type:
             return self.manifest.step.precision
         return "float16" if device.type == "cuda" else "float32"
+
+    def logits(self, inputs: Tensor, *, precision: Precision) -> Tensor:
+        """The network's answer to patches, shape (B, C, *patch) -> (B, K, *patch), in float32."""
+        with autocast(inputs.device, precision):
+            outputs: Tensor = self.network(inputs)
+        return outputs.float()
 
 
 def load_model(folder: FoldFolder, device: torch.device) -> LoadedModel:

@@ -1,88 +1,155 @@
-"""The network over windows: one volume -> its logits on the network's grid."""
+"""The network over windows: one volume -> its logits on the network's grid, from the first slice to the last."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain, groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from autoseg.artifacts.model import Precision
-from autoseg.networks.device import autocast, channels_last
+from autoseg.networks.device import channels_last
 from autoseg.predict.windows import gaussian_weights, mirrorings, windows
 
 # k: classes, c: channels, zyx: space.
+Network = Callable[[Tensor], Tensor]  # (B, C, *patch) to (B, K, *patch)
 # Voxels given to the network at once: enough to keep it busy, little enough for the memory the plan reckons with.
-# On CPUs a single volume is enough, and feature maps that stay near the cache are faster.
-VOXELS_AT_ONCE = {"cpu": 2**16}
+# On CPUs few are enough, and feature maps that stay near the cache are faster; but a network that sees one volume
+# at a time reads its weights anew for each.
+VOXELS_AT_ONCE = {"cpu": 2**18}
 VOXELS_AT_ONCE_ELSEWHERE = 2**21
 
 
 @torch.inference_mode()
 def sliding_logits(
-    network: nn.Module,
+    networks: Sequence[Network],
     image_czyx: NDArray[np.float32],
-    num_classes: int,
     patch: Sequence[int],
     *,
     device: torch.device,
-    precision: Precision,
     mirror_axes: Sequence[int],
     step: float,
-) -> Tensor:
-    """Mean logits over windows and mirrorings.
+    keep: NDArray[np.floating],
+    exclusive: bool,
+) -> None:
+    """Mean logits over networks, windows and mirrorings.
 
     Parameters
     ----------
-    network : Module
-        Maps (B, C, *patch) to (B, K, *patch).
+    networks : sequence of callable
+        Each maps a Tensor of float32, shape (B, C, *patch), on the device, to logits of shape (B, K, *patch).
     image_czyx : ndarray of float32, shape (C, Z, Y, X)
         Of any size; padded with zeros up to the patch where it is smaller.
-    num_classes : int
     patch : sequence of int, length 2 or 3
         Two edges: each slice along Z is a picture of its own.
     device : torch.device
-    precision : str
-        Of the network's layers; sums are float32.
     mirror_axes : sequence of int
         Axes of the patch; all subsets are averaged.
     step : float
         Greatest distance of neighbouring windows, in patch edges.
+    keep : ndarray of float32 or float16, shape (K, Z, Y, X)
+        Where the logits go, slice by slice; it may lie in a file.
+    exclusive : bool
+        Whether the classes exclude each other: then only differences between logits count, and half precision keeps
+        their distance from the largest, which is exact where it matters, near ties.
 
-    Returns
-    -------
-    Tensor of float32, shape (K, Z, Y, X), on the CPU
+    Notes
+    -----
+    Windows are visited from the first slice to the last. Only slices that windows to come still reach are held in
+    single precision, on the device where they fit: the sums of a volume never exist as a whole.
     """
     padded, inside = pad_to_patch(torch.from_numpy(image_czyx), patch)
     padded = padded.to(device)
-    space = tuple(padded.shape[1:])
     flat = len(patch) == 2
-    weights = torch.from_numpy(gaussian_weights(patch)).to(device)
-    # Sums of many classes can be larger than a GPU; they then stay in the host's memory.
-    keeper = device if _fits(num_classes * int(np.prod(space)) * 4, device) else torch.device("cpu")
-    weights = weights.to(keeper)
-    total = torch.zeros((num_classes, *space), device=keeper)
-    norm = torch.zeros(space, device=keeper)
     subsets = mirrorings(mirror_axes)
-    places = windows(space, patch, step)
-    for place in places:
-        norm[place] += weights[None] if flat else weights
-    work = [(place, axes) for place in places for axes in subsets]
     at_once = max(1, VOXELS_AT_ONCE.get(device.type, VOXELS_AT_ONCE_ELSEWHERE) // int(np.prod(patch)))
-    for first in range(0, len(work), at_once):
-        group = work[first : first + at_once]
-        inputs = torch.stack([_cut(padded, place, axes, flat) for place, axes in group])
-        if device.type == "cpu" and len(inputs) == 1:
-            inputs = channels_last(inputs)
-        with autocast(device, precision):
-            outputs = network(inputs)
-        for (place, axes), logits in zip(group, outputs.float().to(keeper), strict=True):
-            straight = logits.flip([axis + 1 for axis in axes]) if axes else logits
-            weighted = straight * (weights / len(subsets))
-            total[(slice(None), *place)] += weighted[:, None] if flat else weighted
-    total /= norm
-    return total[(slice(None), *inside)].cpu()
+    groups = _groups(windows(tuple(padded.shape[1:]), patch, step), -(-at_once // len(subsets)) if flat else 1)
+    height = max(places[-1][0].stop - places[0][0].start for places in groups)
+    sums = _Sums(len(keep), height, padded.shape[2:], patch, device)
+    for places, following in zip(groups, [*groups[1:], None], strict=True):
+        first = places[0][0].start
+        work = [(place, axes) for place in places for axes in subsets]
+        for start in range(0, len(work), at_once):
+            batch = work[start : start + at_once]
+            inputs = torch.stack([_cut(padded, place, axes, flat) for place, axes in batch])
+            if device.type == "cpu":
+                inputs = channels_last(inputs)
+            for network in networks:
+                for (place, axes), logits in zip(batch, network(inputs), strict=True):
+                    straight = logits.flip([axis + 1 for axis in axes]) if axes else logits
+                    sums.add(straight, place, first, 1 / (len(subsets) * len(networks)))
+        for place in places:
+            sums.count(place, first)
+        last = padded.shape[1] if following is None else following[0][0].start
+        means = sums.take(last - first)
+        if exclusive and keep.dtype == np.float16:
+            means -= means.amax(0)
+        _store(means, first, keep, inside)
+
+
+def _groups(places: Sequence[tuple[slice, ...]], count: int) -> list[list[tuple[slice, ...]]]:
+    """The windows of so many neighbouring first slices together, in order."""
+    layers = [list(layer) for _, layer in groupby(places, key=lambda place: place[0].start)]
+    return [list(chain(*layers[start : start + count])) for start in range(0, len(layers), count)]
+
+
+class _Sums:
+    """Weighted sums of logits over a few slices, which move on through the volume.
+
+    Parameters
+    ----------
+    num_classes, height : int
+        Slices held at a time.
+    plane : sequence of int
+        Edges of a slice.
+    patch : sequence of int
+    device : torch.device
+    """
+
+    def __init__(
+        self, num_classes: int, height: int, plane: Sequence[int], patch: Sequence[int], device: torch.device
+    ) -> None:
+        self.flat = len(patch) == 2
+        # Sums of many classes can be larger than a GPU; they then stay in the host's memory.
+        needed_bytes = 4 * (num_classes + 1) * height * int(np.prod(plane))
+        keeper = device if _fits(needed_bytes, device) else torch.device("cpu")
+        self.weights = torch.from_numpy(gaussian_weights(patch)).to(keeper)
+        self.total = torch.zeros((num_classes, height, *plane), device=keeper)
+        self.norm = torch.zeros((height, *plane), device=keeper)
+
+    def add(self, logits: Tensor, place: tuple[slice, ...], first: int, share: float) -> None:
+        """Add a window's logits; `first` is the slice of the volume that is held as slice 0."""
+        logits, weights = logits.to(self.total.device), self.weights
+        if self.flat:
+            logits, weights = logits[:, None], weights[None]
+        self.total[(slice(None), *_moved(place, first))].addcmul_(logits, weights, value=share)
+
+    def count(self, place: tuple[slice, ...], first: int) -> None:
+        """Count a window once all its logits are there."""
+        self.norm[_moved(place, first)] += self.weights[None] if self.flat else self.weights
+
+    def take(self, count: int) -> Tensor:
+        """The means of the first slices, shape (K, count, Y, X), on the CPU; later ones take their place."""
+        means = (self.total[:, :count] / self.norm[:count]).cpu()
+        for held in (self.total.unbind(0), (self.norm,)):
+            for slices in held:
+                left = slices[count:].clone()
+                slices.zero_()
+                slices[: len(left)] = left
+        return means
+
+
+def _moved(place: tuple[slice, ...], first: int) -> tuple[slice, ...]:
+    return (slice(place[0].start - first, place[0].stop - first), *place[1:])
+
+
+def _store(means_kzyx: Tensor, first: int, keep: NDArray[np.floating], inside: tuple[slice, ...]) -> None:
+    """Copy slices of a padded volume, of which `first` is the first, to their place in the volume."""
+    low, high = max(first, inside[0].start), min(first + means_kzyx.shape[1], inside[0].stop)
+    if low < high:
+        means = means_kzyx[(slice(None), slice(low - first, high - first), *inside[1:])]
+        keep[:, low - inside[0].start : high - inside[0].start] = means.numpy()
 
 
 def _fits(needed_bytes: int, device: torch.device) -> bool:

@@ -3,25 +3,54 @@
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
 from autoseg.artifacts.base import check_writable, digest, read_if_whole, write
+from autoseg.artifacts.model import Precision
 from autoseg.artifacts.prediction import PredictionSet
 from autoseg.errors import ArtifactError, AutosegError, SettingError
-from autoseg.executor import case_executor, run_cases
+from autoseg.executor import Progress, case_executor, case_failure, run_cases
 from autoseg.images.io import sidecar
-from autoseg.machine import alone
-from autoseg.predict.case import Source, Task, predict_case, probabilities_file
+from autoseg.machine import alone, use_one_blas_thread
+from autoseg.predict.case import (
+    Source,
+    Task,
+    compute_case,
+    predict_case,
+    probabilities_file,
+    read_case,
+    write_case,
+)
 from autoseg.predict.models import LoadedModel, loaded
 
 log = logging.getLogger(__name__)
-RULES = "1"  # to be raised when the same models would give other label maps
-RECORDS = ("prediction.json", "evaluation.json")
+RULES = "2"  # to be raised when the same models would give other label maps
+RECORD = re.compile(r"prediction(\.\d+of\d+)?\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of `total` shares of the cases, for as many processes that write into the same folder."""
+
+    number: int  # from 1
+    total: int
+
+    def of(self, names: Iterable[str]) -> list[str]:
+        """Every `total`-th name, so that neighbours, which are often of like size, are spread."""
+        return sorted(names)[self.number - 1 :: self.total]
+
+    @property
+    def suffix(self) -> str:
+        """For names of files that each share has of its own."""
+        return f".{self.number}of{self.total}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +63,19 @@ class Options:
         Average over every mirroring the plan allows; None: as the plan says.
     step : float or None
         Greatest distance of neighbouring windows, in patch edges; above 0, at most 1. None: as the plan says.
+    precision : str or None
+        Of the layers; None: as `LoadedModel.precision`.
     save_probabilities : bool
         Also write CASE.npz: `probabilities`, float16, (C, Z, Y, X) on the input's grid.
+    part : Part or None
+        Which of the cases; None: all.
     """
 
     mirroring: bool | None = None
     step: float | None = None
+    precision: Precision | None = None
     save_probabilities: bool = False
+    part: Part | None = None
 
 
 def run(
@@ -88,13 +123,11 @@ def run(
         Cases could not be read; all others are predicted.
     """
     first = models[0]
-    planned = first.plan.prediction
-    mirroring = planned.mirroring if options.mirroring is None else options.mirroring
-    mirror_axes = first.configuration.mirror_axes if mirroring else ()
-    step = planned.step if options.step is None else options.step
+    mirror_axes, step = way(first, options)
+    precision = options.precision
     record = PredictionSet(
         inputs_sha256=digest(
-            RULES, *(model.weights_sha256 for model in models), f"{mirror_axes} {step}", _writing(first)
+            RULES, *(model.weights_sha256 for model in models), f"{mirror_axes} {step} {precision}", _writing(first)
         ),
         models=tuple(str(model.folder) for model in models),
         configuration_name=first.manifest.configuration_name,
@@ -103,20 +136,26 @@ def run(
         files={},
         inputs={},
     )
+    suffix = options.part.suffix if options.part else ""
+    chosen = options.part.of(cases) if options.part else list(cases)
     check_writable(out)
-    with alone(out / ".prediction.lock", "another process predicts into this folder"):
-        old = read_if_whole(out / "prediction.json", PredictionSet)
-        if old is not None:
-            # What is there stays on record: as done where these models predicted it, else just as ours.
-            same = old.inputs_sha256 == record.inputs_sha256
-            record = msgspec.structs.replace(record, files=old.files, inputs=old.inputs if same else {})
-        missing = [
-            name for name in cases if record.inputs.get(name) != inputs[name] or not _is_done(out, files[name], options)
-        ]
-        _remove_leftovers(out, cases)
-        _make_room(out, [files[name] for name in missing], set(record.files.values()), options)
-        if len(missing) < len(cases):
-            log.info("%d of %d cases are predicted already", len(cases) - len(missing), len(cases))
+    with alone(out / f".prediction{suffix}.lock", "another process predicts into this folder"):
+        # What is there stays on record: as done where these models predicted it, else just as ours.
+        known = {
+            path.name: old
+            for path in sorted(out.glob("prediction*.json"))
+            if RECORD.fullmatch(path.name) and (old := read_if_whole(path, PredictionSet)) is not None
+        }
+        same = [old for old in known.values() if old.inputs_sha256 == record.inputs_sha256]
+        done = {name: stamp for old in same for name, stamp in old.inputs.items()}
+        ours = {file for old in known.values() for file in old.files.values()}
+        if (old := known.get(f"prediction{suffix}.json")) is not None:
+            record = msgspec.structs.replace(record, files=old.files, inputs=old.inputs if old in same else {})
+        missing = [name for name in chosen if done.get(name) != inputs[name] or not _is_done(out, files[name], options)]
+        _remove_leftovers(out, chosen)
+        _make_room(out, [files[name] for name in missing], ours, options)
+        if len(missing) < len(chosen):
+            log.info("%d of %d cases are predicted already", len(chosen) - len(missing), len(chosen))
         unread: dict[str, AutosegError] = {}
 
         def keep(task: Task, outcome: Path | AutosegError) -> None:
@@ -131,35 +170,104 @@ def run(
                 files={**record.files, task.name: task.file},
                 inputs={**record.inputs, task.name: inputs[task.name]},
             )
-            write(out / "prediction.json", record)
+            write(out / f"prediction{suffix}.json", record)
             _move_in(outcome, out, task.file)
             log.info("%s -> %s", task.name, out / task.file)
 
-        with (
-            loaded(models, device_name) as ensemble,
-            # One case at a time, in this process: the network already takes all of the device.
-            case_executor(1, scheduler=scheduler, sees=out.absolute()) as executor,
-        ):
+        with loaded(models, device_name) as ensemble:
             tasks = [
                 Task(
-                    name,
-                    cases[name],
-                    out.absolute(),
-                    files[name],
-                    ensemble,
-                    mirror_axes,
-                    step,
-                    options.save_probabilities,
+                    name=name,
+                    source=cases[name],
+                    out=out.absolute(),
+                    file=files[name],
+                    ensemble=ensemble,
+                    mirror_axes=mirror_axes,
+                    step=step,
+                    precision=precision,
+                    save_probabilities=options.save_probabilities,
                 )
                 for name in missing
             ]
-            run_cases(
-                executor, predict_case, tasks, name_of=lambda task: task.name, progress="predict", keeps=True, done=keep
-            )
+            if scheduler is None:
+                _in_turns(tasks, keep)
+            else:
+                with case_executor(1, scheduler=scheduler, sees=out.absolute()) as executor:
+                    run_cases(
+                        executor,
+                        predict_case,
+                        tasks,
+                        name_of=lambda task: task.name,
+                        progress="predict",
+                        keeps=True,
+                        done=keep,
+                    )
         _remove_leftovers(out, missing)
     if unread:
         _tell(unread, len(cases))
     return record
+
+
+def way(model: LoadedModel, options: Options) -> tuple[tuple[int, ...], float]:
+    """Axes to mirror along and step of the windows, as asked, else as the plan says."""
+    planned = model.plan.prediction
+    mirroring = planned.mirroring if options.mirroring is None else options.mirroring
+    step = planned.step if options.step is None else options.step
+    return (model.configuration.mirror_axes if mirroring else ()), step
+
+
+def _in_turns(tasks: Sequence[Task], keep: Callable[[Task, Path | AutosegError], None]) -> None:
+    """Predict in this thread, while one other reads the next case, and another writes the last one.
+
+    Raises
+    ------
+    AutosegError
+        A case failed; those begun before it are kept.
+    """
+    use_one_blas_thread()
+    report = Progress("predict", len(tasks))
+    written: tuple[Task, Future[Path]] | None = None
+
+    def finish() -> None:
+        nonlocal written
+        if written is not None:
+            (task, future), written = written, None
+            with _named(task):
+                folder = future.result()
+            keep(task, folder)
+            report.step()
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        ahead = [reader.submit(read_case, task) for task in tasks[:1]]
+        try:
+            for task, following in zip_longest(tasks, tasks[1:]):
+                with _named(task):
+                    volume = ahead.pop().result()
+                    if following is not None:
+                        ahead.append(reader.submit(read_case, following))
+                    logits = None if isinstance(volume, AutosegError) else compute_case(task, volume)
+                finish()
+                if isinstance(volume, AutosegError):
+                    keep(task, volume)
+                    report.step()
+                elif logits is not None:
+                    written = task, writer.submit(write_case, task, volume, logits)
+                del volume, logits
+        finally:
+            finish()
+            report.close()
+
+
+@contextmanager
+def _named(task: Task) -> Iterator[None]:
+    """Name the case in errors that nobody foresaw."""
+    try:
+        yield
+    except Exception as error:
+        failure = case_failure(error, task.name)
+        if failure is error:
+            raise
+        raise failure from error
 
 
 def _writing(model: LoadedModel) -> bytes:
@@ -228,7 +336,7 @@ def _make_room(out: Path, files: Sequence[str], ours: set[str], options: Options
     """
     for target in (out / file for file in files):
         beside = sidecar(target)
-        if beside is not None and beside.name in RECORDS:
+        if beside is not None and (RECORD.fullmatch(beside.name) or beside.name == "evaluation.json"):
             raise SettingError(
                 "a case has the name of a record that stands beside the predictions",
                 where=str(target),

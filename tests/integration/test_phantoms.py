@@ -20,6 +20,7 @@ from autoseg.layout import Workspace
 from autoseg.predict.case import mean_logits
 from autoseg.predict.models import load_models
 from autoseg.predict.stage import Options
+from autoseg.predictor import RawVolume
 from autoseg.train.state import save_weights
 from autoseg.transforms.chain import restore_labels
 
@@ -41,7 +42,7 @@ def test_two_folds_predict_the_mean_of_their_logits(trained, phantoms, autoseg, 
     models = load_models(folders, device)
     options = {"device": device, "mirror_axes": (), "step": 1.0}
     for case in group_inputs(inputs, models[0].manifest.naming, 1):
-        volume = pipeline.RawVolume(case).read(models[0])
+        volume = RawVolume(case).read(models[0])
         single = [mean_logits([model], volume.image_czyx, **options) for model in models]
         both = mean_logits(models, volume.image_czyx, **options)
         np.testing.assert_allclose(both, (single[0] + single[1]) / 2, atol=1e-4)
@@ -168,7 +169,7 @@ def test_the_dice_of_whole_cases_is_what_predict_and_evaluate_find(trained, tmp_
     dataset, _ = pipeline.open_workspace(space)
     case = next(case for case in dataset.cases if case.name == name)
     files = pipeline.predict(
-        space, [Path(dataset.root) / image for image in case.images], tmp_path / "out", folds=[2], device_name="cpu",
+        space.root, [Path(dataset.root) / image for image in case.images], tmp_path / "out", folds=[2], device_name="cpu",
         options=Options(mirroring=False),
     )  # fmt: skip
     found = pipeline.evaluate(

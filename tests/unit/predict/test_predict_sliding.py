@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from autoseg.predict import sliding
 from autoseg.predict.sliding import pad_to_patch, sliding_logits
 
 SIZES = st.tuples(*[st.integers(1, 13)] * 3)
@@ -48,10 +49,12 @@ class Corner(nn.Module):
         return y
 
 
-def predict(network, image, classes, patch, axes=(), step=0.5, precision="float32"):
-    return sliding_logits(
-        network, image, classes, patch, device=torch.device("cpu"), precision=precision, mirror_axes=axes, step=step
-    ).numpy()
+def predict(networks, image, classes, patch, axes=(), step=0.5, kind=np.float32, exclusive=False):
+    logits = np.full((classes, *image.shape[1:]), np.nan, kind)
+    networks = networks if isinstance(networks, list) else [networks]
+    where = torch.device("cpu")
+    sliding_logits(networks, image, patch, device=where, mirror_axes=axes, step=step, keep=logits, exclusive=exclusive)
+    return logits
 
 
 @settings(deadline=None, max_examples=30)
@@ -127,6 +130,41 @@ def test_what_is_smaller_than_the_patch_is_padded_around(shape, patch, padded, i
     assert larger.sum() == image.sum()
 
 
-def test_sums_are_single_precision_whatever_the_layers_use():
-    image = np.random.default_rng(0).standard_normal((1, 6, 9, 8), dtype=np.float32)
-    assert predict(nn.Identity(), image, 1, (4, 6, 5), (0, 1, 2), precision="bfloat16").dtype == np.float32
+def test_the_mean_over_networks_counts_each_the_same():
+    networks = [Constant(1.0, 3.0), Constant(2.0, -3.0), Constant(6.0, 3.0)]
+    logits = predict(networks, np.zeros((1, 6, 9, 8), np.float32), 2, (4, 6, 5), (0, 1))
+    np.testing.assert_allclose(logits[0], 3, rtol=1e-5)
+    np.testing.assert_allclose(logits[1], 1, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(SIZES, st.integers(0, 100), st.sampled_from([(4, 6, 5), (6, 5)]))
+def test_in_half_precision_the_same_class_is_largest(shape, seed, patch):
+    """Two classes nearly tied around 20, where half precision knows steps of 1/64."""
+    image = np.random.default_rng(seed).standard_normal((3, *shape), dtype=np.float32)
+    image[:2] = 20 + 1e-3 * image[:2]
+    single = predict(nn.Identity(), image, 3, patch)
+    half = predict(nn.Identity(), image, 3, patch, kind=np.float16, exclusive=True)
+    assert half.dtype == np.float16
+    clear = np.abs(single[0] - single[1]) > 1e-5
+    np.testing.assert_array_equal(half.argmax(0)[clear], single.argmax(0)[clear])
+    np.testing.assert_allclose(half, single - single.max(0), rtol=1e-3, atol=1e-5)
+
+
+def test_logits_of_regions_keep_their_sign_in_half_precision():
+    image = np.array([-3.0, 1e-4, 5.0], np.float32).reshape(1, 1, 1, 3)
+    np.testing.assert_allclose(predict(nn.Identity(), image, 1, (1, 3), kind=np.float16), image, rtol=1e-3)
+
+
+def test_only_slices_that_windows_still_reach_are_held(monkeypatch):
+    held = []
+
+    class Sums(sliding._Sums):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            held.append(self.total.shape)
+
+    monkeypatch.setattr(sliding, "_Sums", Sums)
+    image = np.random.default_rng(0).standard_normal((2, 40, 6, 5), dtype=np.float32)
+    np.testing.assert_allclose(predict(nn.Identity(), image, 2, (4, 6, 5)), image, rtol=2e-5, atol=1e-5)
+    assert held == [(2, 4, 6, 5)]

@@ -1,6 +1,7 @@
 """Models on disk, their mean, and runs that go on where they stopped."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,10 +19,10 @@ from autoseg.images.io import read_label
 from autoseg.layout import Workspace
 from autoseg.machine import locked
 from autoseg.networks.unet import build_network
-from autoseg.predict.case import Volume, mean_logits, probabilities_file
+from autoseg.predict.case import Volume, compute_case, mean_logits, probabilities_file
 from autoseg.predict.models import check_agreement, load_models, loaded, models_of
 from autoseg.predict.sliding import sliding_logits
-from autoseg.predict.stage import Options, run
+from autoseg.predict.stage import Options, Part, run
 
 CPU = torch.device("cpu")
 SHAPE = (6, 10, 9)
@@ -43,11 +44,11 @@ def test_a_fold_is_loaded_with_its_weights(train_fold):
     assert model.manifest.fold == 1
 
 
-def test_arithmetic_is_that_of_training_on_the_same_kind_of_device(train_fold):
-    (model,) = load_models([train_fold(0, step=StepStyle(precision="bfloat16"))], CPU)
-    assert model.precision(CPU) == "bfloat16"
+@pytest.mark.parametrize(("knows", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_arithmetic_is_what_the_cpu_knows_and_on_gpus_that_of_training_there(train_fold, monkeypatch, knows, precision):
+    monkeypatch.setattr("autoseg.predict.models.multiplies_bfloat16", lambda: knows)
     (model,) = load_models([train_fold(0, step=StepStyle(precision="bfloat16"), device="cuda:1")], CPU)
-    assert model.precision(CPU) == "float32"
+    assert model.precision(CPU) == precision
     assert model.precision(torch.device("cuda")) == "bfloat16"
     (model,) = load_models([train_fold(0)], CPU)
     assert model.precision(torch.device("cuda")) == "float16"
@@ -111,8 +112,10 @@ def test_the_mean_of_two_models_is_the_mean_of_their_logits(train_fold, image):
     singles = [mean_logits([model], image, **options) for model in models]
     assert np.abs(singles[0] - singles[1]).max() > 0.1
     np.testing.assert_allclose(mean_logits(models, image, **options), (singles[0] + singles[1]) / 2, atol=1e-4)
-    direct = sliding_logits(models[0].network, image, 3, (4, 8, 8), precision="float32", **options)
-    np.testing.assert_array_equal(singles[0], direct.numpy())
+    direct = np.empty((3, *SHAPE), np.float32)
+    network = partial(models[0].logits, precision=models[0].precision(CPU))
+    sliding_logits([network], image, (4, 8, 8), keep=direct, exclusive=True, **options)
+    np.testing.assert_array_equal(singles[0], direct)
 
 
 class Cases:
@@ -252,6 +255,45 @@ def test_a_case_that_cant_be_read_does_not_keep_the_others_waiting(models, cases
     cases.broken = []
     cases.run(models, tmp_path / "out")
     assert cases.asked == ["one"]
+
+
+def test_parts_side_by_side_make_the_whole(models, cases, tmp_path):
+    out = tmp_path / "out"
+    cases.run(models, out, part=Part(1, 2))
+    assert cases.asked == ["one", "two"]  # of one, three, two
+    cases.run(models, out, part=Part(2, 2))
+    assert cases.asked == ["three"]
+    assert {path.name for path in out.glob("*.json")} == {"prediction.1of2.json", "prediction.2of2.json"}
+    cases.run(models, out, part=Part(1, 2))
+    cases.run(models, out)
+    assert cases.asked == []
+    cases.run(models[:1], out)
+    assert cases.asked == ["one", "two", "three"]
+
+
+def test_a_case_that_fails_is_named_and_those_before_it_kept(models, cases, tmp_path, monkeypatch):
+    def fail(task, volume):
+        if task.name == "two":
+            raise RuntimeError("unforeseen")
+        return compute_case(task, volume)
+
+    monkeypatch.setattr("autoseg.predict.stage.compute_case", fail)
+    with pytest.raises(AutosegError, match="a case failed") as caught:
+        cases.run(models, tmp_path / "out")
+    assert "case two" in str(caught.value)
+    assert set(read(tmp_path / "out" / "prediction.json", PredictionSet).inputs) == {"one"}
+    assert (tmp_path / "out" / "one.nii.gz").exists()
+
+
+def test_logits_of_many_voxels_lie_in_half_precision_in_memory_or_in_a_file(models, cases, tmp_path, monkeypatch):
+    cases.run(models, tmp_path / "single")
+    monkeypatch.setattr("autoseg.predict.case.SINGLE_BYTES", 0)
+    cases.run(models, tmp_path / "half")
+    monkeypatch.setattr("autoseg.predict.case.MEMORY_SHARE", 0)
+    cases.run(models, tmp_path / "file")
+    single, half, file = (read_label(tmp_path / way / "two.nii.gz", case="two") for way in ("single", "half", "file"))
+    np.testing.assert_array_equal(half.array_zyx, file.array_zyx)
+    np.testing.assert_array_equal(half.array_zyx, single.array_zyx)
 
 
 def test_a_case_whose_input_changed_is_predicted_again(models, cases, tmp_path):
