@@ -169,8 +169,8 @@ def test_the_dice_of_whole_cases_is_what_predict_and_evaluate_find(trained, tmp_
     dataset, _ = pipeline.open_workspace(space)
     case = next(case for case in dataset.cases if case.name == name)
     files = pipeline.predict(
-        space.root, [Path(dataset.root) / image for image in case.images], tmp_path / "out", folds=[2], device_name="cpu",
-        options=Options(mirroring=False),
+        space.root, [Path(dataset.root) / image for image in case.images], tmp_path / "out", folds=[2],
+        device_name="cpu", options=Options(mirroring=False),
     )  # fmt: skip
     found = pipeline.evaluate(
         files, {name: Path(dataset.root) / case.label}, dataset.labels_in_files, tmp_path / "evaluation.json", jobs=1
