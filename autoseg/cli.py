@@ -465,22 +465,42 @@ def predict(
 
 
 @main.command()
-@click.argument("bundle", type=ANY_FILE)
+@click.argument("out", type=ANY_PATH)
 @click.option("--folds", default=None, metavar="0,1,...", show_default="all trained", help="Folds to take along.")
+@click.option("--onnx", is_flag=True, help="Write a folder of ONNX files with a program that needs no autoseg.")
+@click.option(
+    "--model", "bundle", type=EXISTING_FILE, default=None, help="With --onnx: take a bundle's folds, not a workspace's."
+)
 @options.configuration
 @options.workspace
 @options.common
-def export(bundle: Path, folds: str | None, configuration: str | None, workspace: Path) -> None:
-    """Write trained folds into one file BUNDLE, for machines without the workspace.
+def export(
+    out: Path, folds: str | None, onnx: bool, bundle: Path | None, configuration: str | None, workspace: Path
+) -> None:
+    """Write trained folds into one file OUT, for machines without the workspace.
 
-    Reads models/. The file is an archive of plan and weights; nothing in it is code. `autoseg predict --model BUNDLE`
-    predicts with it.
+    Reads models/. The file is an archive of plan and weights, a bundle; nothing in it is code. `autoseg predict
+    --model OUT` predicts with it. With --onnx OUT is a folder instead: networks as ONNX, model.json and predict.py,
+    which needs numpy, SimpleITK and onnxruntime alone.
     """
     from autoseg import pipeline
 
+    if bundle and not onnx:
+        message = "--model is for --onnx: a bundle is exported already"
+        raise click.UsageError(message)
+    if bundle and configuration:
+        message = "--model FILE holds one configuration; leave --configuration away"
+        raise click.UsageError(message)
+    if out.is_dir() and not onnx:
+        message = f"{out} is a folder: a bundle is a file, and --onnx writes a folder"
+        raise click.UsageError(message)
     chosen = options.folds(tuple(folds.split(","))) if folds else None
-    written = pipeline.export_bundle(Workspace(workspace), bundle, configuration_name=configuration, folds=chosen)
-    click.echo(f"{len(written.folds)} folds -> {bundle}")
+    if onnx:
+        made = pipeline.export_onnx(bundle or workspace, out, configuration_name=configuration, folds=chosen)
+        click.echo(f"{len(made.folds)} folds -> {out}; python {out / 'predict.py'} -h")
+    else:
+        written = pipeline.export_bundle(Workspace(workspace), out, configuration_name=configuration, folds=chosen)
+        click.echo(f"{len(written.folds)} folds -> {out}")
 
 
 @main.command()

@@ -33,6 +33,7 @@ from autoseg.layout import CaseFiles, FoldFolder, Workspace
 if TYPE_CHECKING:
     import torch
 
+    from autoseg.artifacts.onnx_model import OnnxModel
     from autoseg.networks.stored import StoredFold
     from autoseg.networks.unet import UNet
     from autoseg.predict.case import Volume
@@ -538,6 +539,38 @@ def export_bundle(
     contents = [StoredFold(model.folder, model.manifest, model.weights_sha256).content() for model in models]
     manifests = [model.manifest for model in models]
     return write_bundle(out, list(zip(manifests, contents, strict=True)), source=workspace.root.absolute().name)
+
+
+def export_onnx(
+    model: Path, out: Path, *, configuration_name: str | None = None, folds: Sequence[int] | None = None
+) -> "OnnxModel":
+    """Trained folds -> a folder that predicts without autoseg.
+
+    Parameters
+    ----------
+    model : Path
+        A bundle, or a workspace.
+    out : Path
+    configuration_name : str or None
+        Of a workspace; None: 3d_fullres, else 2d.
+    folds : sequence of int or None
+        None: every fold that is there.
+
+    Raises
+    ------
+    SettingError
+        As `export_bundle`; or the folder holds something else, or a package is missing.
+    """
+    import torch
+
+    from autoseg.deploy import stage
+    from autoseg.predict.models import load_bundle, load_models
+    from autoseg.predictor import trained_folds
+
+    cpu = torch.device("cpu")
+    if model.is_file():
+        return stage.run(load_bundle(model, folds, cpu), out)
+    return stage.run(load_models(trained_folds(Workspace(model), configuration_name, folds), cpu), out)
 
 
 def import_nnunet(folder: Path, out: Path, *, folds: Sequence[str] | None = None) -> Bundle:

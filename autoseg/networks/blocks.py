@@ -22,6 +22,11 @@ BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MOST_GROUPS = 8
 
 
+def by_torchs_layers(x: Tensor) -> bool:
+    """Whether layers are to be torch's own: off CPUs, and in an exported graph, which holds no path of this machine."""
+    return x.device.type != "cpu" or torch.compiler.is_exporting()
+
+
 class InstanceNorm(nn.Module):
     """Each channel of each sample to mean 0 and variance 1, then scaled and shifted.
 
@@ -39,10 +44,11 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (B, channels, *edges), kept."""
-        if x[0, 0].numel() == 1:
+        # An exported graph does not branch by size, and its runtime knows no error for a single voxel.
+        if x[0, 0].numel() == 1 and not torch.compiler.is_exporting():
             # A single voxel is its own mean.
             return x * 0 + self.bias.view(1, -1, *(1,) * (x.ndim - 2))
-        if x.device.type != "cpu":
+        if by_torchs_layers(x):
             return functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=EPSILON)
         if x.shape[0] == 1:
             return functional.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=EPSILON)
@@ -65,7 +71,7 @@ class GroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (B, channels, *edges), kept."""
-        if x[0].numel() == self.groups:
+        if x[0].numel() == self.groups and not torch.compiler.is_exporting():
             # A single value is its own mean.
             return x * 0 + self.bias.view(1, -1, *(1,) * (x.ndim - 2))
         if x.device.type == "cpu" or x.dtype == self.weight.dtype:
@@ -177,7 +183,7 @@ class ConvolutionBlock(nn.Module):
         cliff where input channels outnumber output channels on large maps. The first of the two may then be one with
         the upsampling.
         """
-        if x.device.type != "cpu":
+        if by_torchs_layers(x):
             return self.forward(torch.cat((up(x), skip), dim=1))
         bias, padding = self.convolution.bias, self.convolution.padding
         convolve = functional.conv2d if x.ndim == 4 else functional.conv3d
@@ -335,7 +341,7 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shape (B, inputs, *edges) -> (B, outputs, *edges * stride)."""
         d = len(self.stride)
-        if x.device.type != "cpu":
+        if by_torchs_layers(x):
             y: Tensor = TRANSPOSED[d](x, self.weight, self.bias, self.stride)
             return y
         b, edges, outputs = x.shape[0], x.shape[2:], len(self.bias)
@@ -370,6 +376,8 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (B, inputs, *edges) -> (B, classes, *edges)."""
+        if torch.compiler.is_exporting():
+            return (functional.conv2d if x.ndim == 4 else functional.conv3d)(x, self.weight, self.bias)
         if x.movedim(1, -1).is_contiguous():
             return functional.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
         # One product a sample: a broadcast matmul would copy the whole input.
