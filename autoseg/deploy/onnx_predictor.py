@@ -175,6 +175,8 @@ class OnnxPredictor:
         options.intra_op_num_threads = threads or available_cpus()
         options.log_severity_level = 3  # errors
         self.model = read_model(Path(folder))
+        if not self.model.folds:
+            raise PredictionError(f"{Path(folder) / 'model.json'} names no network")
         self._networks = []
         for fold in self.model.folds:
             content = read_network(Path(folder), fold)
