@@ -57,7 +57,7 @@ class PredictionError(Exception):
 class Model:
     """What model.json says; docs/reference/files.md of autoseg has every key."""
 
-    folds: tuple[dict[str, Any], ...]
+    networks: tuple[tuple[str, str], ...]  # file and its SHA-256
     num_classes: int
     channel_names: tuple[str, ...]
     image_suffixes: tuple[str, ...]  # behind a case's name, before the ending
@@ -90,7 +90,7 @@ def read_model(folder: Path) -> Model:
             raise PredictionError(f"{file} has schema_version {version}; this program reads {SCHEMA_VERSION}")
         values = {value for one in said["labels"].values() for value in (one if isinstance(one, list) else [one])}
         return Model(
-            folds=tuple(said["folds"]),
+            networks=tuple((fold["file"], fold["sha256"]) for fold in said["folds"]),
             num_classes=said["num_classes"],
             channel_names=tuple(said["channel_names"]),
             image_suffixes=tuple(said["image_suffixes"]),
@@ -112,23 +112,27 @@ def read_model(folder: Path) -> Model:
         raise PredictionError(f"{file} is no record of a model: {type(error).__name__} {error}") from error
 
 
-def read_network(folder: Path, fold: dict[str, Any]) -> bytes:
+def open_network(
+    file: Path, sha256: str, options: onnxruntime.SessionOptions, providers: Sequence[Any]
+) -> onnxruntime.InferenceSession:
     """A fold's network.
 
     Raises
     ------
     PredictionError
-        Its file is missing, or not the one on record.
+        Its file is missing, or not the one on record, or onnxruntime can't run it.
     """
-    file = folder / Path(fold["file"]).name
     try:
         content = file.read_bytes()
     except OSError as error:
         raise PredictionError(f"{file} can't be read: {error.strerror}") from error
     found = hashlib.sha256(content).hexdigest()
-    if found != fold["sha256"]:
+    if found != sha256:
         raise PredictionError(f"{file} is damaged, or not the one that model.json names: its SHA-256 is {found}")
-    return content
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=list(providers))
+    except Exception as error:  # its own have no common class
+        raise PredictionError(f"onnxruntime {onnxruntime.__version__} can't run {file}: {error}") from error
 
 
 def check_fit(network: onnxruntime.InferenceSession, model: Model) -> None:
@@ -175,13 +179,15 @@ class OnnxPredictor:
         options.intra_op_num_threads = threads or available_cpus()
         options.log_severity_level = 3  # errors
         self.model = read_model(Path(folder))
-        if not self.model.folds:
+        if not self.model.networks:
             raise PredictionError(f"{Path(folder) / 'model.json'} names no network")
-        self._networks = []
-        for fold in self.model.folds:
-            content = read_network(Path(folder), fold)
-            self._networks.append(onnxruntime.InferenceSession(content, options, providers=list(providers)))
-            check_fit(self._networks[-1], self.model)
+        self._networks = [
+            # No part of a name leads out of the folder.
+            open_network(Path(folder) / Path(file).name, sha256, options, providers)
+            for file, sha256 in self.model.networks
+        ]
+        for network in self._networks:
+            check_fit(network, self.model)
 
     def predict(self, array_czyx: np.ndarray, spacing_mm: Sequence[float], *, mirroring: bool = True) -> np.ndarray:
         """The label map of a volume.
@@ -649,7 +655,7 @@ def group(files: dict[Path, bool], suffixes: tuple[str, ...]) -> dict[str, list[
 
 def stem(file: Path) -> str:
     """A file's name without its ending."""
-    return file.name[: -len(ending_of(file.name) or "")]
+    return file.name[: len(file.name) - len(ending_of(file.name) or "")]
 
 
 def match(name: str, suffixes: Sequence[str]) -> tuple[str, int] | None:

@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,11 @@ def edit(folder, **changes):
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
+def forge(folder):
+    (folder / "fold_0.onnx").write_bytes(b"no graph")
+    edit(folder, folds=[{"file": "fold_0.onnx", "sha256": sha256(b"no graph").hexdigest()}])
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -249,6 +255,8 @@ def edit(folder, **changes):
         (lambda folder: edit(folder, schema_version=2), "schema_version 2"),
         (lambda folder: edit(folder, labels=None), "no record of a model"),
         (lambda folder: edit(folder, folds=[]), "names no network"),
+        (lambda folder: edit(folder, folds=[{"file": "fold_0.onnx"}]), "no record of a model: KeyError 'sha256'"),
+        (forge, "can't run"),
         (lambda folder: (folder / "fold_0.onnx").unlink(), "fold_0.onnx can't be read"),
         (lambda folder: (folder / "fold_0.onnx").write_bytes(b"x"), "is damaged"),
         (lambda folder: edit(folder, num_classes=4), "not what model.json says"),
