@@ -23,7 +23,7 @@ MOST_GROUPS = 8
 
 
 def by_torchs_layers(x: Tensor) -> bool:
-    """Whether layers are to be torch's own: off CPUs, and for an exported graph, whose runtime has its own fast ways."""
+    """Whether layers are to be torch's own: off CPUs, and in an exported graph, whose runtime has its own fast ways."""
     return x.device.type != "cpu" or torch.compiler.is_exporting()
 
 
