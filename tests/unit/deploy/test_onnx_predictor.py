@@ -17,6 +17,7 @@ from autoseg.artifacts.plan import Prediction, Resampling
 from autoseg.deploy import onnx_predictor
 from autoseg.deploy.onnx_predictor import OnnxPredictor, PredictionError, main
 from autoseg.images.io import read_label
+from autoseg.predict.stage import Options
 
 PROGRAM = Path(onnx_predictor.__file__)
 ROTATED = (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
@@ -59,7 +60,8 @@ def assert_alike(workspace, folder, inputs, tmp_path):
     dict of str to LabelMap
         The predictor's.
     """
-    files = pipeline.predict(workspace, inputs, tmp_path / "ours", device_name="cpu")
+    single = Options(precision="float32")
+    files = pipeline.predict(workspace.root, inputs, tmp_path / "ours", device_name="cpu", options=single)
     assert main([*map(str, inputs), str(tmp_path / "theirs"), "--threads", "1"], folder) == 0
     assert sorted(file.name for file in files.values()) == sorted(one.name for one in (tmp_path / "theirs").iterdir())
     found = {}
