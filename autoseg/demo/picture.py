@@ -4,18 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from autoseg.artifacts.labels import foreground
+from autoseg.images.overlay import BACKGROUND, FOREGROUND, WINDOW_PERCENTILES, colours_of, draw_slice
 
-# Okabe and Ito's colours, which most colour-blind readers can tell apart, the lightest first on dark scans.
-COLOURS = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")
-BACKGROUND, FOREGROUND = "#111417", "#e8eaed"
 NUM_SLICES = 4
 PANEL_INCHES = 2.5
 
@@ -43,10 +39,9 @@ def overlay_picture(
     title : str
         Stands above the picture.
     """
-    names = {value: name for name, value in foreground(label_names).items() if isinstance(value, int)}
-    colours = {value: COLOURS[index % len(COLOURS)] for index, value in enumerate(names)}
-    slices = _choose_slices(reference_zyx, predicted_zyx, list(names))
-    window = np.percentile(image_zyx, (0.5, 99.5))
+    labels = {name: value for name, value in foreground(label_names).items() if isinstance(value, int)}
+    slices = _choose_slices(reference_zyx, predicted_zyx, list(labels.values()))
+    window = np.percentile(image_zyx, WINDOW_PERCENTILES)
 
     height, width = image_zyx.shape[1:]
     panel_height = PANEL_INCHES * min(max(height / width, 0.4), 2.5)
@@ -58,15 +53,15 @@ def overlay_picture(
     for row, (row_name, label_zyx) in zip(axes, rows, strict=True):
         row[0].set_ylabel(row_name, color=FOREGROUND, fontsize=11)
         for panel, z in zip(row, slices, strict=True):
-            _draw_slice(panel, image_zyx[z], None if label_zyx is None else label_zyx[z], colours, window)
+            draw_slice(panel, image_zyx[z], None if label_zyx is None else label_zyx[z], labels, window)
     for panel, z in zip(axes[0], slices, strict=True):
         panel.set_title(f"slice {z + 1} of {len(image_zyx)}", color=FOREGROUND, fontsize=9)
-    if names:
-        patches = [Patch(facecolor=colours[value], label=name) for value, name in names.items()]
+    if labels:
+        patches = [Patch(facecolor=colour, label=name) for name, colour in colours_of(labels).items()]
         figure.legend(
             handles=patches, loc="lower center", ncols=min(len(patches), 6), frameon=False, labelcolor=FOREGROUND
         )
-    num_legend_rows = -(-len(names) // 6)
+    num_legend_rows = -(-len(labels) // 6)
     bottom = (0.12 + 0.28 * num_legend_rows) / figure.get_figheight()
     top = 1 - 0.62 / figure.get_figheight()
     figure.subplots_adjust(
@@ -92,30 +87,3 @@ def _choose_slices(
     # Where too few slices are labelled, those beside them fill the row.
     chosen.extend(sorted(range(len(reference_zyx)), key=lambda z: abs(z - labelled.mean())))
     return sorted(list(dict.fromkeys(chosen))[:num_wanted])
-
-
-def _draw_slice(
-    panel: Axes,
-    image_yx: NDArray[np.floating],
-    label_yx: NDArray[np.integer] | None,
-    colours: Mapping[int, str],
-    window: NDArray[np.floating],
-) -> None:
-    """One slice in grey, its labels tinted and outlined."""
-    panel.set(xticks=[], yticks=[])
-    for spine in panel.spines.values():
-        spine.set_visible(False)
-    panel.imshow(image_yx, cmap="gray", vmin=window[0], vmax=window[1], interpolation="bilinear")
-    if label_yx is None:
-        return
-    tint = np.zeros((*label_yx.shape, 4))
-    for value, colour in colours.items():
-        tint[label_yx == value] = (*to_rgb(colour), 0.3)
-    panel.imshow(tint, interpolation="nearest")
-    for value, colour in colours.items():
-        mask = np.pad(label_yx == value, 1)
-        if mask.any():
-            # Padding closes the outlines at the picture's edge and shifts them by one voxel.
-            places = np.arange(-1, mask.shape[0] - 1), np.arange(-1, mask.shape[1] - 1)
-            panel.contour(places[1], places[0], mask, levels=[0.5], colors=[colour], linewidths=1.3)
-    panel.set(xlim=(-0.5, label_yx.shape[1] - 0.5), ylim=(label_yx.shape[0] - 0.5, -0.5))

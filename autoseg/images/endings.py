@@ -1,5 +1,6 @@
 """Which kind of file a name promises: name -> ending -> reader."""
 
+from pathlib import Path
 from typing import Literal
 
 Kind = Literal["volume", "tiff", "picture", "dicom"]
@@ -50,3 +51,9 @@ def label_ending(image_ending: str) -> str:
     """The ending of labels beside images with `image_ending`: the same, in lower case, where it can hold labels."""
     lower = image_ending.lower()
     return LABEL_ENDINGS.get(lower, lower)
+
+
+def with_ending(file: Path, ending: str) -> Path:
+    """The path with another ending in place of its readable one (``case.nii.gz`` -> ``case.npz``)."""
+    present = file_ending(file.name) or file.suffix
+    return file.with_name(file.name.removesuffix(present) + ending)

@@ -63,8 +63,8 @@ def compare_grids(one: Geometry, other: Geometry) -> GridComparison:
         return GridComparison("real", float("inf"), "; ".join(size + place))
     if not (one.has_spacing and other.has_spacing):
         return GridComparison("equal", 0.0, "")
-    to_mm, start = _affine(one)
-    other_to_mm, other_start = _affine(other)
+    to_mm, start = affine(one)
+    other_to_mm, other_start = affine(other)
     corners = np.array(list(product(*((0, n - 1) for n in one.shape[::-1]))), dtype=np.float64).T
     apart_mm = (other_to_mm - to_mm) @ corners + (other_start - start)[:, None]
     shift = float(np.abs(np.linalg.solve(to_mm, apart_mm)).max())
@@ -142,7 +142,7 @@ def _resample(sitk: Any, source: Any, grid: Any, outside: int) -> NDArray[np.int
     return np.array(sitk.GetArrayViewFromImage(moved))
 
 
-def _affine(geometry: Geometry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def affine(geometry: Geometry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """From voxels (x, y, z) to mm: matrix and offset."""
     direction = np.reshape(geometry.direction, (3, 3))
     return direction * np.array(geometry.spacing_mm[::-1]), np.array(geometry.origin_mm)
