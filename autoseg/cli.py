@@ -404,6 +404,11 @@ def lr_find(
 )
 @click.option("--save-probabilities", is_flag=True, help="Also write CASE.npz with the key `probabilities`.")
 @click.option(
+    "--report",
+    is_flag=True,
+    help="Also write report/CASE.json, with what each label measures, and report/CASE.png, a picture.",
+)
+@click.option(
     "--part", metavar="I/N", callback=options.part, help="Only the I-th of N shares of the cases, e.g. 2/4; N commands."
 )
 @click.option(
@@ -422,6 +427,7 @@ def predict(
     step: float | None,
     precision: Precision | None,
     save_probabilities: bool,
+    report: bool,
     part: tuple[int, int] | None,
     bundle: Path | None,
     configuration: str | None,
@@ -457,6 +463,7 @@ def predict(
             step=step,
             precision=precision,
             save_probabilities=save_probabilities,
+            report=report,
             part=Part(*part) if part else None,
         ),
         scheduler=scheduler,

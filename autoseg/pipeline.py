@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from autoseg.artifacts.base import digest, read, read_json
 from autoseg.artifacts.bundle import Bundle, write_bundle
-from autoseg.artifacts.dataset import Dataset, Repair
+from autoseg.artifacts.dataset import Case, Dataset, Repair
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.labels import all_values, foreground, ignored
 from autoseg.artifacts.model import Pretrained, TrainedModel
@@ -421,9 +421,9 @@ def _case_dice(
     from autoseg.predict.models import LoadedModel
 
     model = LoadedModel(manifest, network, Path(), "")
-    volume = PreparedVolume(arrays[name], records[name]).read(model)
-    logits = mean_logits([model], volume.image_czyx, device=device, mirror_axes=(), step=manifest.plan.prediction.step)
     case = next(case for case in dataset.cases if case.name == name)
+    volume = PreparedVolume(arrays[name], records[name], case, Path(dataset.root)).read(model)
+    logits = mean_logits([model], volume.image_czyx, device=device, mirror_axes=(), step=manifest.plan.prediction.step)
     labels = dataset.labels_in_files
     pair = CasePair(
         case=name,
@@ -452,18 +452,17 @@ def _validate(
     from autoseg.predictor import ending_of_label
 
     by_name = {case.name: case for case in dataset.cases}
-    names = cases.validation
+    names, root = cases.validation, Path(dataset.root)
     files = {name: name + ending_of_label(by_name[name]) for name in names}
     stage.run(
         load_models([folder], device),
-        {name: PreparedVolume(arrays[name], records[name]) for name in names},
+        {name: PreparedVolume(arrays[name], records[name], by_name[name], root) for name in names},
         folder.validation,
         files,
         {name: digest(records[name].arrays_sha256, records[name].placement) for name in names},
         device_name=str(device),
         options=stage.Options(),
     )
-    root = Path(dataset.root)
     return evaluate(
         {name: folder.validation / files[name] for name in names},
         {name: root / (by_name[name].label or "") for name in names},
@@ -625,6 +624,13 @@ class PreparedVolume:
 
     files: CaseFiles
     record: PreprocessedCase
+    case: Case
+    root: Path
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Files of the image; absolute."""
+        return tuple(str(self.root / image) for image in self.case.images)
 
     def read(self, _model: "LoadedModel") -> "Volume":
         """The stored volume."""

@@ -148,7 +148,7 @@ class Predictor:
         inputs : sequence of Path
             Images, or folders of images.
         out : Path
-            Gets a label map a case, of the image's kind, and prediction.json.
+            Gets a label map a case, of the image's kind, prediction.json, and what the options ask for.
         scheduler : str or None
             Address of a dask scheduler, whose workers then predict.
         workers_device : str
@@ -209,6 +209,11 @@ class RawVolume:
     """A case to be prepared as the model's training cases were; for the process that predicts it."""
 
     case: Case
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Files of the image; absolute."""
+        return self.case.images
 
     def read(self, model: LoadedModel) -> Volume:
         """The volume on the grid of the model's network."""

@@ -18,11 +18,12 @@ from autoseg.artifacts.base import atomic_path
 from autoseg.artifacts.model import Precision
 from autoseg.artifacts.preprocessed import Placement
 from autoseg.errors import ArtifactError, AutosegError
-from autoseg.images.endings import file_ending
+from autoseg.images.endings import with_ending
 from autoseg.images.io import write_label
 from autoseg.machine import available_memory_bytes
 from autoseg.networks.device import choose_device
 from autoseg.predict.models import Ensemble, LoadedModel, models_of
+from autoseg.predict.report import write_report
 from autoseg.predict.sliding import sliding_logits
 from autoseg.transforms.chain import restore_labels, restore_probabilities
 
@@ -41,6 +42,10 @@ class Volume:
 
 class Source(Protocol):
     """Where a case's volume comes from; sent to the process that predicts it."""
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Files of the image; absolute."""
 
     def read(self, model: LoadedModel) -> Volume:
         """The volume, on the grid of the model's network."""
@@ -64,6 +69,8 @@ class Task:
     precision : str or None
         Of the layers; None: as `LoadedModel.precision`.
     save_probabilities : bool
+    report : bool
+        Also write what the label map holds, and a picture of it.
     """
 
     name: str
@@ -75,6 +82,7 @@ class Task:
     step: float
     precision: Precision | None
     save_probabilities: bool
+    report: bool
 
 
 def predict_case(task: Task) -> Path | AutosegError:
@@ -130,8 +138,11 @@ def write_case(task: Task, volume: Volume, logits_kzyx: NDArray[np.floating]) ->
     ------
     ArtifactError
         They can't be written.
+    DatasetError
+        The image, read again for the report, can't be read any more.
     """
-    first = models_of(task.ensemble)[0]
+    models = models_of(task.ensemble)
+    first, geometry = models[0], volume.placement.geometry
     try:
         folder = Path(mkdtemp(prefix=f".{task.name}.", suffix=".part", dir=task.out))
     except OSError as error:
@@ -142,7 +153,10 @@ def write_case(task: Task, volume: Volume, logits_kzyx: NDArray[np.floating]) ->
             probabilities = restore_probabilities(logits_kzyx, volume.placement, first.plan, first.configuration)
             with atomic_path(probabilities_file(target)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, probabilities=probabilities)
-        write_label(target, label_map(logits_kzyx, volume, first), volume.placement.geometry)
+        label_zyx = label_map(logits_kzyx, volume, first)
+        if task.report:
+            write_report(target, label_zyx, geometry, case=task.name, images=task.source.images, models=models)
+        write_label(target, label_zyx, geometry)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -236,5 +250,4 @@ def label_map(logits_kzyx: NDArray[np.floating], volume: Volume, model: LoadedMo
 
 def probabilities_file(label_file: Path) -> Path:
     """CASE.npz beside CASE's label map."""
-    ending = file_ending(label_file.name) or label_file.suffix
-    return label_file.with_name(label_file.name[: -len(ending)] + ".npz")
+    return with_ending(label_file, ".npz")

@@ -30,6 +30,7 @@ from autoseg.predict.case import (
     write_case,
 )
 from autoseg.predict.models import LoadedModel, loaded
+from autoseg.predict.report import report_files
 
 log = logging.getLogger(__name__)
 RULES = "2"  # to be raised when the same models would give other label maps
@@ -67,6 +68,8 @@ class Options:
         Of the layers; None: as `LoadedModel.precision`.
     save_probabilities : bool
         Also write CASE.npz: `probabilities`, float16, (C, Z, Y, X) on the input's grid.
+    report : bool
+        Also write report/CASE.json, with what each label measures, and report/CASE.png, with the largest sections.
     part : Part or None
         Which of the cases; None: all.
     """
@@ -75,6 +78,7 @@ class Options:
     step: float | None = None
     precision: Precision | None = None
     save_probabilities: bool = False
+    report: bool = False
     part: Part | None = None
 
 
@@ -186,6 +190,7 @@ def run(
                     step=step,
                     precision=precision,
                     save_probabilities=options.save_probabilities,
+                    report=options.report,
                 )
                 for name in missing
             ]
@@ -286,9 +291,12 @@ def _writing(model: LoadedModel) -> bytes:
 def _move_in(folder: Path, out: Path, file: str) -> None:
     """Give a case's files their names; the label map last, because its presence says that the case is done."""
     try:
-        for path in sorted(folder.iterdir(), key=lambda path: path.name == file):
-            path.replace(out / path.name)
-        folder.rmdir()
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: path == folder / file):
+            target = out / path.relative_to(folder)
+            target.parent.mkdir(exist_ok=True)
+            path.replace(target)
+        shutil.rmtree(folder)
     except OSError as error:
         raise ArtifactError("a file can't be written", where=str(out / file), found=error.strerror) from error
 
@@ -304,7 +312,15 @@ def _remove_leftovers(out: Path, cases: Iterable[str]) -> None:
 
 def _is_done(out: Path, file: str, options: Options) -> bool:
     target = out / file
-    return target.exists() and (not options.save_probabilities or probabilities_file(target).exists())
+    return target.exists() and all(path.exists() for path in _extras(target, options))
+
+
+def _extras(target: Path, options: Options) -> tuple[Path, ...]:
+    """What is written of a case beside its label map because the user asked for it."""
+    return (
+        *((probabilities_file(target),) if options.save_probabilities else ()),
+        *(report_files(target) if options.report else ()),
+    )
 
 
 def _tell(unread: Mapping[str, AutosegError], total: int) -> NoReturn:
@@ -345,8 +361,8 @@ def _make_room(out: Path, files: Sequence[str], ours: set[str], options: Options
             )
     foreign = []
     for target in (out / file for file in files if file not in ours):
-        written = (target, sidecar(target), probabilities_file(target) if options.save_probabilities else None)
-        foreign += [path.name for path in written if path is not None and path.exists()]
+        written = (target, sidecar(target), *_extras(target, options))
+        foreign += [str(path.relative_to(out)) for path in written if path is not None and path.exists()]
     if foreign:
         raise SettingError(
             "the output folder holds files of these names that autoseg did not predict",
@@ -355,6 +371,7 @@ def _make_room(out: Path, files: Sequence[str], ours: set[str], options: Options
             hint="choose another output folder",
         )
     for target in (out / file for file in files if file in ours):
-        for path in (target, sidecar(target), probabilities_file(target)):
-            if path is not None:
-                path.unlink(missing_ok=True)
+        for path in (target, sidecar(target), *_extras(target, Options(save_probabilities=True, report=True))):
+            # A file that is called as the reports' folder has nothing in it.
+            if path is not None and path.exists():
+                path.unlink()
