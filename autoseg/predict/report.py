@@ -17,12 +17,12 @@ from autoseg.predict.models import LoadedModel
 
 # Reports have a folder of their own: a CASE.png among label maps would pass for one when the folder is scored, or is
 # the label map itself, and a CASE.json may hold the spacing of a label map that is a TIFF.
-FOLDER = "report"
+REPORT_FOLDER = "report"
 
 
 def report_files(label_file: Path) -> tuple[Path, Path]:
     """report/CASE.json and report/CASE.png beside CASE's label map."""
-    place = label_file.parent / FOLDER / label_file.name
+    place = label_file.parent / REPORT_FOLDER / label_file.name
     return with_ending(place, ".json"), with_ending(place, ".png")
 
 

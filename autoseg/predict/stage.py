@@ -30,7 +30,7 @@ from autoseg.predict.case import (
     write_case,
 )
 from autoseg.predict.models import LoadedModel, loaded
-from autoseg.predict.report import report_files
+from autoseg.predict.report import REPORT_FOLDER, report_files
 
 log = logging.getLogger(__name__)
 RULES = "2"  # to be raised when the same models would give other label maps
@@ -359,7 +359,8 @@ def _make_room(out: Path, files: Sequence[str], ours: set[str], options: Options
                 found=f"its spacing would be written to {beside.name}",
                 hint="give the case another name",
             )
-    foreign = []
+    reports = out / REPORT_FOLDER
+    foreign = [REPORT_FOLDER] if files and options.report and reports.exists() and not reports.is_dir() else []
     for target in (out / file for file in files if file not in ours):
         written = (target, sidecar(target), *_extras(target, options))
         foreign += [str(path.relative_to(out)) for path in written if path is not None and path.exists()]

@@ -14,6 +14,7 @@ import pytest
 
 from autoseg import cluster, machine
 from autoseg.artifacts.base import read, write
+from autoseg.artifacts.case_report import CaseReport
 from autoseg.artifacts.prediction import PredictionSet
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.cluster import on_worker
@@ -115,6 +116,8 @@ def assert_same_predictions(here_folder, there_folder):
             # Sums of logits may be rounded in another order with another number of threads.
             one, other = np.load(here)["probabilities"], np.load(there)["probabilities"]
             np.testing.assert_allclose(one.astype(np.float32), other.astype(np.float32), atol=2e-3)
+        elif here.is_dir():
+            assert_same_reports(here, there)
         elif name.endswith(".json"):
             assert read(here, PredictionSet) == read(there, PredictionSet)
         else:
@@ -123,9 +126,19 @@ def assert_same_predictions(here_folder, there_folder):
             np.testing.assert_array_equal(one.array_zyx, other.array_zyx)
 
 
+def assert_same_reports(here_folder, there_folder):
+    names = sorted(path.name for path in here_folder.iterdir())
+    assert sorted(path.name for path in there_folder.iterdir()) == names
+    for name in names:
+        if name.endswith(".json"):
+            assert read(here_folder / name, CaseReport) == read(there_folder / name, CaseReport)
+        else:
+            assert (here_folder / name).read_bytes() == (there_folder / name).read_bytes()
+
+
 def test_predictions_are_those_of_one_machine(workers, trained, phantoms, autoseg, tmp_path):
     address, _ = workers
-    common = ("-w", trained, "--device", "cpu", "--save-probabilities")
+    common = ("-w", trained, "--device", "cpu", "--save-probabilities", "--report")
     autoseg("predict", phantoms / "imagesTs", tmp_path / "here", *common)
     (tmp_path / "there").mkdir()
     autoseg("predict", phantoms / "imagesTs", tmp_path / "there", *common, "--scheduler", address)
