@@ -47,7 +47,7 @@ def measure_labels(
     for name, value in labels.items():
         start, stop = _bounds([boxes[each - 1] for each in values_of(value)])
         box = tuple(slice(*ends) for ends in zip(start, stop, strict=True))
-        reports[name] = _measure(np.isin(label_zyx[box], values_of(value)), start, geometry)
+        reports[name] = _measure(_mask(label_zyx[box], values_of(value)), start, geometry)
     return reports
 
 
@@ -59,7 +59,15 @@ def voxel_volume_mm3(geometry: Geometry) -> float | None:
 def voxels_of_slices(label_zyx: NDArray[np.integer], values: Sequence[int]) -> NDArray[np.int64]:
     """How many voxels of each slice have one of the values; int64, shape (Z,)."""
     # A slice at a time: masks of whole volumes would take as much memory as the label map.
-    return np.array([np.isin(label_yx, values).sum() for label_yx in label_zyx], np.int64)
+    return np.array([np.count_nonzero(_mask(label_yx, values)) for label_yx in label_zyx], np.int64)
+
+
+def _mask(label: NDArray[np.integer], values: Sequence[int]) -> NDArray[np.bool_]:
+    """Where one of the values stands."""
+    mask = np.zeros(label.shape, bool)
+    for value in values:  # numpy.isin takes 12 bytes a voxel
+        mask |= label == value
+    return mask
 
 
 def _bounds(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[tuple[int, ...], tuple[int, ...]]:
