@@ -104,7 +104,7 @@ def batch_recipes(task: FoldTask, records: Mapping[str, PreprocessedCase]) -> tu
             augmentation=recipe.augmentation if stream == TRAINING_STREAM else None,
             seeds=(recipe.seed, task.fold, stream),
             rare=_rare_classes(task.plan, [records[name] for name in names]),
-            num_previous=task.plan.num_inputs(configuration) - len(task.plan.channel_names),
+            num_previous=task.plan.num_previous(configuration),
         )
 
     training, validation = task.cases.training, task.cases.validation
