@@ -158,6 +158,7 @@ def make_maps(
         Weights or arrays can't be read, or a map can't be written.
     """
     from autoseg.executor import case_executor, run_cases
+    from autoseg.predict.models import load_model
     from autoseg.preprocess import stage
     from autoseg.preprocess.store import remove_leftovers
 
@@ -167,18 +168,21 @@ def make_maps(
     if missing:
         dataset, plan, workspace, first = cascade.dataset, cascade.plan, cascade.workspace, cascade.first
         prepared = {record.name: record for record in stage.run(dataset, plan, first.name, workspace, jobs=jobs)}
-        model_of = lru_cache(maxsize=1)(partial(_load, device=device))
+        # One at a time, for networks are large.
+        model_of = lru_cache(maxsize=1)(lambda fold: load_model(workspace.fold(first.name, fold), device))
 
         def make(task: _MapTask) -> PreviousMap:
             with locked(task.files.lock, wait=True):
-                return _read_fresh(task) or _make(task, cascade, model_of(task.fold), prepared[task.name], device)
+                return _read_fresh(task) or _make(
+                    task, cascade, model_of(task.fold.number), prepared[task.name], device
+                )
 
         workspace.previous_map(cascade.second, "").map.parent.mkdir(parents=True, exist_ok=True)  # for the locks
         with case_executor(1) as executor:
             made = run_cases(
                 executor,
                 make,
-                sorted(missing, key=lambda task: task.fold.fold),  # each fold is loaded once
+                sorted(missing, key=lambda task: task.fold.number),  # each fold is loaded once
                 name_of=lambda task: task.name,
                 progress=f"predict {first.name} for {cascade.second}",
                 keeps=True,
@@ -212,7 +216,7 @@ def find_maps(cascade: Cascade, records: Mapping[str, PreprocessedCase]) -> dict
 class _TrainedFold:
     """A fold of the first stage."""
 
-    fold: int
+    number: int
     stored: "StoredFold"
     mirror_axes: tuple[int, ...]
     step: float
@@ -284,12 +288,6 @@ def _read_fresh(task: _MapTask) -> PreviousMap | None:
     return found if is_whole(task.files, found.map_sha256) else None
 
 
-def _load(fold: _TrainedFold, device: "torch.device") -> "LoadedModel":
-    from autoseg.predict.models import load_model
-
-    return load_model(FoldFolder(fold.stored.path), device)
-
-
 def _make(
     task: _MapTask, cascade: Cascade, model: "LoadedModel", prepared: PreprocessedCase, device: "torch.device"
 ) -> PreviousMap:
@@ -311,7 +309,7 @@ def _make(
         inputs_sha256=task.inputs_sha256,
         map_sha256=arrays_digest(map_zyx),
         configuration_name=cascade.first.name,
-        fold=task.fold.fold,
+        fold=task.fold.number,
         weights_sha256=model.weights_sha256,
     )
     write_map(task.files, map_zyx, record, configuration.patch_size)
