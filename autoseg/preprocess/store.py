@@ -154,11 +154,11 @@ class StoredMap:
     sha256: str
     shape: tuple[int, ...]
 
-    def __getitem__(self, key: Any) -> NDArray[Any]:  # noqa: ANN401 - as numpy has it
-        """Labels, uint8 or uint16."""
+    def __getitem__(self, key: Any) -> NDArray[np.int16]:  # noqa: ANN401 - as numpy has it
+        """Labels, int16 as those of the case."""
         array = _open(self.path, self.sha256)
         with _explained(self.path):
-            return np.asarray(array[key])
+            return np.asarray(array[key], dtype=np.int16)
 
 
 def open_case(files: CaseFiles, arrays_sha256: str | None = None) -> StoredCase:

@@ -241,7 +241,7 @@ def _together(
     edges = _common_edges(samples, images)
     all_images = torch.zeros((len(samples), *edges), pin_memory=pinned)
     all_labels = torch.full((len(samples), *edges[1:]), -1, dtype=torch.int16, pin_memory=pinned)
-    all_previous = torch.zeros_like(all_labels, pin_memory=pinned) if previous else None
+    all_previous = torch.full_like(all_labels, -1, pin_memory=pinned) if previous else None
     for place, i in enumerate(samples):
         # Source edges are the patch's plus even numbers, so that all centres are the same place.
         inside = [(wide - edge) // 2 for wide, edge in zip(edges[1:], labels[i].shape, strict=True)]

@@ -132,7 +132,7 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
         images.append(image[:, 0] if flat else image)
         labels.append(label[0] if flat else label)
         if case.previous_zyx is not None:
-            predicted = read_region(case.previous_zyx, start, edges, 0).astype(np.int16, copy=False)
+            predicted = read_region(case.previous_zyx, start, edges, -1).astype(np.int16, copy=False)
             largest = 0.0 if recipe.augmentation is None else recipe.augmentation.previous_removal_largest * prod(patch)
             predicted = predicted[0] if flat else predicted
             previous.append(change_map(predicted, draws.map_changes.get(i, ()), largest))

@@ -40,7 +40,7 @@ class TrainingCase:
     arrays : Arrays
         In memory, or opened on disk for each patch.
     previous_zyx : Readable or None
-        In the second stage of a cascade: the label map that the first one predicted, shape (Z, Y, X).
+        In the second stage of a cascade: the label map that the first one predicted, int16, shape (Z, Y, X).
     """
 
     name: str
