@@ -235,6 +235,7 @@ class _MapTask:
 
 def _map_tasks(cascade: Cascade, records: Mapping[str, PreprocessedCase]) -> dict[str, _MapTask]:
     from autoseg.datasets.load import Promises
+    from autoseg.predict.stage import RULES
     from autoseg.preprocess.stage import inputs_digest
 
     plan, first = cascade.plan, cascade.first
@@ -264,7 +265,7 @@ def _map_tasks(cascade: Cascade, records: Mapping[str, PreprocessedCase]) -> dic
             fold,
             cascade.workspace.previous_map(cascade.second, name),
             placement,
-            digest(FORMAT, fold.stored.weights_sha256, arrays, placement, msgspec.json.encode(how)),
+            digest(FORMAT, RULES, fold.stored.weights_sha256, arrays, placement, msgspec.json.encode(how)),
         )
     return tasks
 
@@ -301,7 +302,14 @@ def _make(
 
     files = cascade.workspace.case(cascade.first.name, task.name)
     image = np.asarray(open_case(files, prepared.arrays_sha256).image[:], dtype=np.float32)
-    logits = mean_logits([model], image, device=device, mirror_axes=task.fold.mirror_axes, step=task.fold.step)
+    logits = mean_logits(
+        [model],
+        image,
+        device=device,
+        mirror_axes=task.fold.mirror_axes,
+        step=task.fold.step,
+        folder=task.files.map.parent,
+    )
     configuration = cascade.plan.configurations[cascade.second]
     map_zyx = next_stage_map(logits, model.plan, model.configuration, configuration, task.placement)
     record = PreviousMap(

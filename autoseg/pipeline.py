@@ -637,13 +637,14 @@ def export_bundle(
     import torch
 
     from autoseg.networks.stored import StoredFold
-    from autoseg.predict.models import load_models
-    from autoseg.predictor import trained_folds
+    from autoseg.predictor import load_trained
 
-    models = load_models(trained_folds(workspace, configuration_name, folds), torch.device("cpu"))
-    contents = [StoredFold(model.folder, model.manifest, model.weights_sha256).content() for model in models]
-    manifests = [model.manifest for model in models]
-    return write_bundle(out, list(zip(manifests, contents, strict=True)), source=workspace.root.absolute().name)
+    models = load_trained(workspace, configuration_name, folds, torch.device("cpu"))
+    folds_of, previous = (
+        [(each.manifest, StoredFold(each.folder, each.manifest, each.weights_sha256).content()) for each in stage]
+        for stage in (models, models[0].previous)
+    )
+    return write_bundle(out, folds_of, source=workspace.root.absolute().name, previous=previous)
 
 
 def import_nnunet(folder: Path, out: Path, *, folds: Sequence[str] | None = None) -> Bundle:

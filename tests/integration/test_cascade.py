@@ -14,14 +14,17 @@ from autoseg.artifacts.base import read, write
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.plan import Plan
+from autoseg.artifacts.prediction import PredictionSet
 from autoseg.artifacts.preprocessed import PreprocessedCase, PreviousMap
 from autoseg.cli import main
-from autoseg.images.io import read_label, write_label
+from autoseg.images.io import read_image, read_label, write_label
 from autoseg.layout import Workspace
 from autoseg.predict.case import mean_logits
-from autoseg.predict.models import load_model
+from autoseg.predict.models import load_model, load_models
+from autoseg.predict.stage import Options
+from autoseg.predictor import Predictor
 from autoseg.preprocess.store import StoredMap, load_case, open_case
-from autoseg.transforms.chain import next_stage_map, with_map
+from autoseg.transforms.chain import forward, next_stage_map, with_map
 
 EDGE, CASES, FOLDS = 64, 4, 2
 FIRST, SECOND = "3d_lowres", "3d_cascade_fullres"
@@ -158,6 +161,53 @@ def test_the_second_stage_sees_what_the_first_predicted(trained):
     np.testing.assert_array_equal(written, logits.argmax(axis=0))
     blind = mean_logits([model], with_map(case.image, case.label * 0, 2), device=CPU, mirror_axes=(), step=1.0)
     assert (blind != logits).any()
+
+
+def test_new_volumes_are_predicted_by_both_stages(trained, raw, tmp_path):
+    space, _ = trained
+    way = ("--device=cpu", "--step", 1, "--no-mirroring")
+    scan = raw / "imagesTr" / "case_1_0000.nii.gz"
+    call("predict", scan, tmp_path / "out", "-w", space.root, "--configuration", SECOND, *way)
+    written = read_label(tmp_path / "out" / "case_1.nii.gz", case="").array_zyx
+
+    first = load_models([space.fold(FIRST, fold) for fold in range(FOLDS)], CPU)
+    second = load_model(space.fold(SECOND, 0), CPU)
+    image = read_image([scan], case="")
+    low = forward(image, None, first[0].plan, first[0].configuration)
+    full = forward(image, None, second.plan, second.configuration)
+    logits = mean_logits(first, low.image_czyx, device=CPU, mirror_axes=(), step=1.0)
+    predicted = next_stage_map(logits, second.plan, first[0].configuration, second.configuration, full.placement)
+    logits = mean_logits([second], with_map(full.image_czyx, predicted, 2), device=CPU, mirror_axes=(), step=1.0)
+    np.testing.assert_array_equal(written, logits.argmax(axis=0))
+
+    record = read(tmp_path / "out" / "prediction.json", PredictionSet)
+    assert record.models == (str(space.fold(SECOND, 0).root),)
+    assert record.previous_models == tuple(str(space.fold(FIRST, fold).root) for fold in range(FOLDS))
+    said = call("predict", scan, tmp_path / "out", "-w", space.root, "--configuration", SECOND, *way)
+    assert "1 of 1 cases are predicted already" in said
+
+    bundle = tmp_path / "cascade.zip"
+    call("export", bundle, "-w", space.root, "--configuration", SECOND)
+    call("predict", scan, tmp_path / "again", "--model", bundle, *way)
+    assert (tmp_path / "again" / "case_1.nii.gz").read_bytes() == (tmp_path / "out" / "case_1.nii.gz").read_bytes()
+    predictor = Predictor(bundle, device_name="cpu", options=Options(mirroring=False, step=1.0))
+    np.testing.assert_array_equal(predictor.predict(image.array_czyx, image.geometry.spacing_mm), written)
+
+
+def test_other_weights_of_the_first_stage_predict_anew(trained, raw, tmp_path):
+    space, _ = trained
+    copy = Workspace(tmp_path / "copy")
+    for name in (FIRST, SECOND):
+        shutil.copytree(space.models(name), copy.models(name))
+    scan, way = raw / "imagesTr" / "case_1_0000.nii.gz", ("--device=cpu", "--step", 1, "--no-mirroring")
+    command = ("predict", scan, tmp_path / "out", "-w", copy.root, "--configuration", SECOND, *way)
+    call(*command)
+    before = read(tmp_path / "out" / "prediction.json", PredictionSet)
+    shutil.copy(copy.fold(FIRST, 1).weights, copy.fold(FIRST, 0).weights)
+    assert "predicted already" not in call(*command)
+    assert read(tmp_path / "out" / "prediction.json", PredictionSet).inputs_sha256 != before.inputs_sha256
+    shutil.rmtree(copy.models(FIRST))
+    assert f"found:   {FIRST}" in call(*command, fails=True)
 
 
 def test_nothing_is_done_twice(trained):
