@@ -230,13 +230,3 @@ def test_a_damaged_or_stale_map_is_made_again(trained):
     assert damaged.map.read_bytes() == whole
     assert read(stale.record, PreviousMap) == record
     assert space.previous_map(SECOND, "case_2").record.stat().st_mtime_ns == other
-
-
-def test_a_sweep_of_the_rate_trains_no_first_stage(planned, tmp_path):
-    space = Workspace(tmp_path / "bare")
-    space.root.mkdir()
-    for file in (planned.dataset, planned.fingerprint, planned.plan):
-        shutil.copy(file, space.root)
-    said = call("lr-find", "-w", space.root, "--configuration", SECOND, "--device=cpu", "--jobs=1", fails=True)
-    assert f"{SECOND} learns from what {FIRST} predicts" in said
-    assert f"autoseg train 0 1 --configuration {FIRST}" in said
