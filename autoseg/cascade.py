@@ -1,6 +1,6 @@
 """The first stage of a cascade as an input of the second: which of its folds predicts which case, and its maps on disk.
 
-models/<first stage> + preprocessed/<first stage> -> preprocessed/<second stage>/previous/
+Reads models/ and preprocessed/ of the first stage, writes preprocessed/<second stage>/previous/.
 """
 
 from collections.abc import Iterable, Mapping

@@ -215,11 +215,15 @@ def _first_stage_wish(workspace: Workspace, wish: TrainingWish, ranks: "Ranks") 
     from autoseg.train.earlier import find_earlier
 
     with ranks.first_ahead():
+        _, plan = open_workspace(workspace, wish.settings)
+        name = choose_configuration(plan, wish.configuration_name)
+        if plan.configurations[name].previous_stage is None:
+            return None
         _, _, tasks, first = _fold_tasks(workspace, wish)
-        if first is not None and ranks.is_first and not wish.restart:
+        if ranks.is_first and not wish.restart:
             # Before days of work, as in `_prepare`.
             for task in tasks:
-                find_earlier(task, workspace.fold(task.configuration_name, task.fold), extend=wish.extend)
+                find_earlier(task, workspace.fold(name, task.fold), extend=wish.extend)
     if first is None:
         return None
     # The first process says what all do: they may not see the same files at the same moment.
@@ -229,7 +233,7 @@ def _first_stage_wish(workspace: Workspace, wish: TrainingWish, ranks: "Ranks") 
     if not missing:
         return None
     numbers = ", ".join(map(str, missing))
-    log.info("%s needs %s: folds %s are trained first", tasks[0].configuration_name, first.name, numbers)
+    log.info("%s needs %s: folds %s are trained first", name, first.name, numbers)
     return replace(wish, folds=missing, configuration_name=first.name, restart=False, extend=False, pretrained=None)
 
 
@@ -407,7 +411,7 @@ def lr_find(workspace: Workspace, wish: TrainingWish, *, device_name: str, itera
     return lr_find.run(
         task,
         cases.records,
-        lambda names: [arrays()[case] for case in names],
+        lambda names: [arrays()[each] for each in names],
         workspace.fold(name, task.fold),
         workspace.rate_test(name, task.fold),
         device=device,

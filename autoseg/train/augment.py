@@ -179,7 +179,7 @@ def pack(
     b, c = len(images), len(images[0])
     still_images = torch.empty((b, c, *patch), pin_memory=pinned)
     still_labels = torch.empty((b, *patch), dtype=torch.int16, pin_memory=pinned)
-    still_previous = torch.empty_like(still_labels, pin_memory=pinned) if previous else None
+    still_previous = torch.empty((b, *patch), dtype=torch.int16, pin_memory=pinned) if previous else None
     packed: list[tuple[NDArray[Any], Sequence[NDArray[Any]]]] = [
         (still_images.numpy(), images),
         (still_labels.numpy(), labels),
@@ -241,7 +241,9 @@ def _together(
     edges = _common_edges(samples, images)
     all_images = torch.zeros((len(samples), *edges), pin_memory=pinned)
     all_labels = torch.full((len(samples), *edges[1:]), -1, dtype=torch.int16, pin_memory=pinned)
-    all_previous = torch.full_like(all_labels, -1, pin_memory=pinned) if previous else None
+    all_previous = None
+    if previous:
+        all_previous = torch.full(all_labels.shape, -1, dtype=torch.int16, pin_memory=pinned)
     for place, i in enumerate(samples):
         # Source edges are the patch's plus even numbers, so that all centres are the same place.
         inside = [(wide - edge) // 2 for wide, edge in zip(edges[1:], labels[i].shape, strict=True)]

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -11,16 +12,18 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from autoseg.artifacts.base import read, write
+from autoseg.artifacts.bundle import read_bundle, write_bundle
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.prediction import PredictionSet
 from autoseg.artifacts.preprocessed import PreprocessedCase, PreviousMap
 from autoseg.cli import main
+from autoseg.errors import ArtifactError
 from autoseg.images.io import read_image, read_label, write_label
 from autoseg.layout import Workspace
 from autoseg.predict.case import mean_logits
-from autoseg.predict.models import load_model, load_models
+from autoseg.predict.models import load_model, load_models, loaded, models_of
 from autoseg.predict.stage import Options
 from autoseg.predictor import Predictor
 from autoseg.preprocess.store import StoredMap, load_case, open_case
@@ -192,6 +195,15 @@ def test_new_volumes_are_predicted_by_both_stages(trained, raw, tmp_path):
     assert (tmp_path / "again" / "case_1.nii.gz").read_bytes() == (tmp_path / "out" / "case_1.nii.gz").read_bytes()
     predictor = Predictor(bundle, device_name="cpu", options=Options(mirroring=False, step=1.0))
     np.testing.assert_array_equal(predictor.predict(image.array_czyx, image.geometry.spacing_mm), written)
+    # Another process is told where both stages are, and loads them itself.
+    with loaded(predictor.models, "cpu") as ensemble:
+        told = ForkingPickler.dumps(ensemble)
+    (there,) = models_of(ForkingPickler.loads(told))
+    assert [model.weights_sha256 for model in there.previous] == [model.weights_sha256 for model in first]
+    half = [(second.manifest, space.fold(SECOND, 0).weights.read_bytes())]
+    write_bundle(tmp_path / "half.zip", half, source="here")
+    with pytest.raises(ArtifactError, match="contradicts itself"):
+        read_bundle(tmp_path / "half.zip")
 
 
 def test_other_weights_of_the_first_stage_predict_anew(trained, raw, tmp_path):
