@@ -3,6 +3,9 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
+import time
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -242,3 +245,31 @@ def test_a_damaged_or_stale_map_is_made_again(trained):
     assert damaged.map.read_bytes() == whole
     assert read(stale.record, PreviousMap) == record
     assert space.previous_map(SECOND, "case_2").record.stat().st_mtime_ns == other
+
+
+@pytest.mark.long
+def test_killed_at_any_stage_it_ends_with_the_weights_of_an_undisturbed_run(trained, tmp_path):
+    undisturbed, _ = trained
+    space = Workspace(tmp_path / "killed")
+    space.root.mkdir()
+    for file in (undisturbed.dataset, undisturbed.fingerprint, undisturbed.plan, undisturbed.splits):
+        shutil.copy(file, space.root)
+    command = [sys.executable, "-m", "autoseg", "train", "0", "-w", str(space.root), "--configuration", SECOND, *SHORT]
+    command.append("--set=training.checkpoint_minutes=0")
+    appearing = (
+        space.fold(FIRST, 1).checkpoint,
+        space.previous_map(SECOND, "case_1").record,
+        space.fold(SECOND, 0).checkpoint,
+    )
+    for file in appearing:
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            while not file.exists() and process.poll() is None:
+                time.sleep(0.01)
+            process.kill()
+    assert not space.fold(SECOND, 0).weights.exists()
+    subprocess.run(command, check=True, capture_output=True)
+    for name, fold in ((FIRST, 0), (FIRST, 1), (SECOND, 0)):
+        assert space.fold(name, fold).weights.read_bytes() == undisturbed.fold(name, fold).weights.read_bytes()
+    for name, files in stored_maps(space).items():
+        assert files.map.read_bytes() == stored_maps(undisturbed)[name].map.read_bytes()
+    assert not [path for path in space.root.rglob(".*") if path.name.endswith((".part", ".lock"))]
