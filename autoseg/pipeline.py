@@ -500,7 +500,7 @@ def _training_cases(cases: PreparedCases, plan: Plan, num_readers: int) -> dict[
     from autoseg.preprocess.store import load_case, open_case
     from autoseg.train.sampling import TrainingCase
 
-    # float32 for each channel, int16 for the label, and no more for what a first stage predicted.
+    # float32 for each channel, int16 for the label and for what a first stage predicted.
     voxel_bytes = 4 if cases.maps else 2
     needed = sum(prod(each.placement.shape) * (4 * each.num_channels + voxel_bytes) for each in cases.records.values())
     in_memory = needed <= plan.training.memory_share * available_memory_bytes() / num_readers

@@ -252,7 +252,7 @@ def trained_folds(workspace: Workspace, configuration: str | None, folds: Sequen
         "no fold is trained yet",
         where=str(workspace.root / "models"),
         found=configuration,
-        hint=f"autoseg train 0 -w {workspace.root}",
+        hint=f"autoseg train 0 -w {workspace.root}{f' --configuration {configuration}' if configuration else ''}",
     )
 
 

@@ -92,7 +92,7 @@ class Augmentation(Record, frozen=True, kw_only=True):
     previous_morphology_radius : tuple of int
         Of the ball, in voxels.
     previous_removal_largest : float
-        Share of the patch that a component may fill at most to be taken away.
+        Share of the patch; components that fill as much are left.
     """
 
     backend: Backend = "tensor"

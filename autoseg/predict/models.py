@@ -261,9 +261,7 @@ def check_agreement(models: Sequence[LoadedModel], shared: Sequence[str] = SHARE
         )
         if not same:
             raise SettingError(
-                "folds of different plans can't be averaged"
-                if shared
-                else "the stages of a cascade are of different plans",
+                "folds of different plans can't be averaged" if shared else "the stages of a cascade differ in plan",
                 where=f"{first.folder} and {other.folder}",
-                hint="name folds of one plan with --folds",
+                hint="name folds of one plan with --folds" if shared else "train one of them anew, with --restart",
             )
