@@ -82,8 +82,31 @@ class CaseFiles:
     record: Path
 
     @property
+    def arrays(self) -> tuple[Path, ...]:
+        """All but the record."""
+        return (self.image, self.label, self.locations)
+
+    @property
     def lock(self) -> Path:
         """Held by the process that makes the case."""
+        return self.record.with_name(f".{self.record.name}.lock")
+
+
+@dataclass(frozen=True, slots=True)
+class MapFiles:
+    """What the first stage of a cascade predicted of one case, on the second one's grid."""
+
+    map: Path
+    record: Path
+
+    @property
+    def arrays(self) -> tuple[Path, ...]:
+        """All but the record."""
+        return (self.map,)
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that makes the map."""
         return self.record.with_name(f".{self.record.name}.lock")
 
 
@@ -141,6 +164,11 @@ class Workspace:
             locations=folder / f"{name}.locations.b2nd",
             record=folder / f"{name}.json",
         )
+
+    def previous_map(self, configuration: str, name: str) -> MapFiles:
+        """What the configuration's previous stage predicted of one case."""
+        folder = self.preprocessed(configuration) / "previous"
+        return MapFiles(map=folder / f"{name}.b2nd", record=folder / f"{name}.json")
 
     def models(self, configuration: str) -> Path:
         """Folder of a configuration's folds."""

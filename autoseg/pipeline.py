@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from autoseg.artifacts.base import digest, read, read_json
 from autoseg.artifacts.bundle import Bundle, write_bundle
-from autoseg.artifacts.dataset import Case, Dataset, Repair
+from autoseg.artifacts.dataset import Dataset, Repair
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.labels import all_values, foreground, ignored
 from autoseg.artifacts.model import Pretrained, TrainedModel
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     import torch
 
     from autoseg.artifacts.onnx_model import OnnxModel
+    from autoseg.cascade import FirstStage
     from autoseg.networks.stored import StoredFold
     from autoseg.networks.unet import UNet
     from autoseg.predict.case import Volume
     from autoseg.predict.models import LoadedModel
     from autoseg.predict.stage import Options
-    from autoseg.train.sampling import TrainingCase
+    from autoseg.preprocess.store import StoredMap
+    from autoseg.train.distributed import Ranks
+    from autoseg.train.sampling import Readable, TrainingCase
     from autoseg.train.task import FoldTask
 
 log = logging.getLogger(__name__)
@@ -161,39 +164,78 @@ def train(workspace: Workspace, wish: TrainingWish, *, device_name: str) -> dict
     Raises
     ------
     SettingError
-        A fold does not exist, or the configuration is the second stage of a cascade.
+        A fold does not exist, or every fold of a cascade's first stage is trained on one of the cases.
+
+    Notes
+    -----
+    Before the second stage of a cascade, what is missing of the first one is trained with the same settings.
     """
     from autoseg.networks.device import choose_device
-    from autoseg.train import stage
     from autoseg.train.distributed import joined, launched
 
     ranks = launched()
     device = choose_device(ranks.device_name(device_name))
-    evaluations = {}
     with joined(ranks, device):
-        with ranks.first_ahead():
-            dataset, tasks, records = _prepare(workspace, wish, writes=ranks.is_first)
-        plan, name = tasks[0].plan, tasks[0].configuration_name
-        # Read when first asked for: a fold that is finished and scored needs none.
-        arrays = cache(partial(_training_cases, workspace, name, records, plan, ranks.local_size))
-        stored = {case: workspace.case(name, case) for case in records}
-        for task in tasks:
-            folder = workspace.fold(name, task.fold)
-            stage.run(
-                task,
-                records,
-                lambda cases: [arrays()[case] for case in cases],
-                folder,
-                device=device,
-                jobs=max(1, wish.jobs // ranks.local_size),
-                restart=wish.restart,
-                extend=wish.extend,
-                case_dice=partial(_case_dice, dataset, records, stored, device),
-                ranks=ranks,
-            )
-            if ranks.is_first:
-                evaluations[task.fold] = _validate(dataset, records, stored, task.cases, folder, device, wish.jobs)
+        return _train(workspace, wish, device, ranks)
+
+
+def _train(workspace: Workspace, wish: TrainingWish, device: "torch.device", ranks: "Ranks") -> dict[int, Evaluation]:
+    """`train` on a device, by processes that know each other."""
+    from autoseg.train import stage
+
+    evaluations = {}
+    before = _first_stage_wish(workspace, wish, ranks)
+    if before is not None:
+        _train(workspace, before, device, ranks)
+    with ranks.first_ahead():
+        dataset, tasks, cases = _prepare(workspace, wish, device, writes=ranks.is_first)
+    plan = tasks[0].plan
+    # Read when first asked for: a fold that is finished and scored needs none.
+    arrays = cache(partial(_training_cases, cases, plan, ranks.local_size))
+    for task in tasks:
+        folder = workspace.fold(task.configuration_name, task.fold)
+        stage.run(
+            task,
+            cases.records,
+            lambda names: [arrays()[name] for name in names],
+            folder,
+            device=device,
+            jobs=max(1, wish.jobs // ranks.local_size),
+            restart=wish.restart,
+            extend=wish.extend,
+            case_dice=partial(_case_dice, dataset, cases, device),
+            ranks=ranks,
+        )
+        if ranks.is_first:
+            evaluations[task.fold] = _validate(dataset, cases, task.cases.validation, folder, device, wish.jobs)
     return evaluations
+
+
+def _first_stage_wish(workspace: Workspace, wish: TrainingWish, ranks: "Ranks") -> TrainingWish | None:
+    """What of the first stage is to be trained before the second; None without a cascade, or where all is there."""
+    from autoseg.train.earlier import find_earlier
+
+    with ranks.first_ahead():
+        _, plan = open_workspace(workspace, wish.settings)
+        name = choose_configuration(plan, wish.configuration_name)
+        if plan.configurations[name].previous_stage is None:
+            return None
+        _, _, tasks, first = _fold_tasks(workspace, wish)
+        if ranks.is_first and not wish.restart:
+            # Before days of work, as in `_prepare`.
+            for task in tasks:
+                find_earlier(task, workspace.fold(name, task.fold), extend=wish.extend)
+    if first is None:
+        return None
+    # The first process says what all do: they may not see the same files at the same moment.
+    folds = sorted(set(first.fold_of.values()))
+    is_missing = ranks.as_first(*(float(fold in first.missing) for fold in folds))
+    missing = [fold for fold, so in zip(folds, is_missing, strict=True) if so]
+    if not missing:
+        return None
+    numbers = ", ".join(map(str, missing))
+    log.info("%s needs %s: folds %s are trained first", name, first.name, numbers)
+    return replace(wish, folds=missing, configuration_name=first.name, restart=False, extend=False, pretrained=None)
 
 
 def train_side_by_side(
@@ -222,7 +264,7 @@ def train_side_by_side(
         As `train`; or several processes were launched to train one fold.
     """
     from autoseg.networks.device import choose_device
-    from autoseg.train.distributed import launched
+    from autoseg.train.distributed import ALONE, launched
     from autoseg.train.side_by_side import run_folds
 
     if launched().size > 1:
@@ -231,9 +273,15 @@ def train_side_by_side(
             where="--devices",
             hint="leave torchrun away, or leave --devices away to train one fold with all processes",
         )
-    for device in devices:
-        choose_device(device)
-    _, tasks, _ = _prepare(workspace, wish)
+    chosen = [choose_device(device) for device in devices]
+    before = _first_stage_wish(workspace, wish, ALONE)
+    if before is not None:
+        settings = [f"--set={setting}" for setting in wish.settings]
+        own = ["-w", str(workspace.root), "--configuration", str(before.configuration_name), *settings]
+        _, failures = train_side_by_side(workspace, before, devices, own)
+        if failures:
+            return {}, failures
+    _, tasks, _ = _prepare(workspace, wish, chosen[0])
     plan, name = tasks[0].plan, tasks[0].configuration_name
     memory = plan.training.memory_share / len(devices)
 
@@ -246,24 +294,88 @@ def train_side_by_side(
     return {fold: read(workspace.fold(name, fold).evaluation, Evaluation) for fold in trained}, failures
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedCases:
+    """The preprocessed cases of a configuration.
+
+    Attributes
+    ----------
+    records : dict of str to PreprocessedCase
+    files : dict of str to CaseFiles
+    maps : dict of str to StoredMap
+        In the second stage of a cascade, what the first one predicted of each case that is asked for; else empty.
+    """
+
+    records: dict[str, PreprocessedCase]
+    files: dict[str, CaseFiles]
+    maps: dict[str, "StoredMap"]
+
+    @property
+    def map_sha256(self) -> dict[str, str]:
+        """Of each of these maps."""
+        return {name: each.sha256 for name, each in self.maps.items()}
+
+    def volume(self, name: str) -> "PreparedVolume":
+        """A case for whoever predicts it."""
+        return PreparedVolume(self.files[name], self.records[name], self.maps.get(name))
+
+
 def _prepare(
-    workspace: Workspace, wish: TrainingWish, *, writes: bool = True
-) -> tuple[Dataset, list["FoldTask"], dict[str, PreprocessedCase]]:
+    workspace: Workspace, wish: TrainingWish, device: "torch.device", *, writes: bool = True
+) -> tuple[Dataset, list["FoldTask"], PreparedCases]:
     """Everything before the first fold is trained: the folds are written down, and their cases preprocessed."""
     from autoseg.datasets.splits import keep_splits
-    from autoseg.preprocess import stage
     from autoseg.train.earlier import find_earlier
 
-    dataset, splits, tasks = _fold_tasks(workspace, wish)
-    plan, name = tasks[0].plan, tasks[0].configuration_name
+    dataset, splits, tasks, first = _fold_tasks(workspace, wish)
     if not wish.restart:
         # Before hours of work: the last fold may hold a training with other settings.
         for task in tasks:
-            find_earlier(task, workspace.fold(name, task.fold), extend=wish.extend)
-    if not writes:
-        return dataset, tasks, {record.name: record for record in stage.find(dataset, plan, name, workspace)}
-    keep_splits(splits, dataset, workspace)
-    return dataset, tasks, preprocess(workspace, dataset, plan, name, jobs=wish.jobs)
+            find_earlier(task, workspace.fold(task.configuration_name, task.fold), extend=wish.extend)
+    if writes:
+        keep_splits(splits, dataset, workspace)
+    cases = _prepared_cases(workspace, dataset, tasks[0], first, device, wish.jobs, writes=writes)
+    return dataset, [replace(task, previous_sha256=cases.map_sha256) for task in tasks], cases
+
+
+def _prepared_cases(
+    workspace: Workspace,
+    dataset: Dataset,
+    task: "FoldTask",
+    first: "FirstStage | None",
+    device: "torch.device",
+    jobs: int,
+    *,
+    writes: bool = True,
+) -> PreparedCases:
+    """The cases of a task's configuration, preprocessed, and with what the first stage of a cascade predicts of them.
+
+    Raises
+    ------
+    SettingError
+        A fold of that first stage is not trained.
+    """
+    from autoseg.cascade import Cascade, find_maps, make_maps
+    from autoseg.preprocess import stage
+
+    plan, name = task.plan, task.configuration_name
+    if first is not None and first.missing:
+        numbers = list(map(str, first.missing))
+        raise SettingError(
+            f"{name} learns from what {first.name} predicts, and some of its folds are not trained",
+            where=str(workspace.models(first.name)),
+            found=", ".join(numbers),
+            hint=f"autoseg train {' '.join(numbers)} --configuration {first.name} -w {workspace.root}",
+        )
+    if writes:
+        records = preprocess(workspace, dataset, plan, name, jobs=jobs)
+    else:
+        records = {record.name: record for record in stage.find(dataset, plan, name, workspace)}
+    maps: dict[str, StoredMap] = {}
+    if first is not None:
+        cascade = Cascade(workspace, dataset, plan, name, first)
+        maps = make_maps(cascade, records, device=device, jobs=jobs) if writes else find_maps(cascade, records)
+    return PreparedCases(records, {case: workspace.case(name, case) for case in records}, maps)
 
 
 def lr_find(workspace: Workspace, wish: TrainingWish, *, device_name: str, iterations: int) -> RateTest:
@@ -291,15 +403,16 @@ def lr_find(workspace: Workspace, wish: TrainingWish, *, device_name: str, itera
     from autoseg.train import lr_find
 
     # Of a training that may be there, nothing counts.
-    dataset, _, (task,) = _fold_tasks(workspace, replace(wish, restart=True))
-    plan, name = task.plan, task.configuration_name
     device = choose_device(device_name)
-    records = preprocess(workspace, dataset, plan, name, jobs=wish.jobs)
-    arrays = cache(partial(_training_cases, workspace, name, records, plan, 1))
+    dataset, _, (task,), first = _fold_tasks(workspace, replace(wish, restart=True))
+    name = task.configuration_name
+    cases = _prepared_cases(workspace, dataset, task, first, device, wish.jobs)
+    task = replace(task, previous_sha256=cases.map_sha256)
+    arrays = cache(partial(_training_cases, cases, task.plan, 1))
     return lr_find.run(
         task,
-        records,
-        lambda cases: [arrays()[case] for case in cases],
+        cases.records,
+        lambda names: [arrays()[each] for each in names],
         workspace.fold(name, task.fold),
         workspace.rate_test(name, task.fold),
         device=device,
@@ -308,20 +421,16 @@ def lr_find(workspace: Workspace, wish: TrainingWish, *, device_name: str, itera
     )
 
 
-def _fold_tasks(workspace: Workspace, wish: TrainingWish) -> tuple[Dataset, Splits, list["FoldTask"]]:
+def _fold_tasks(
+    workspace: Workspace, wish: TrainingWish
+) -> tuple[Dataset, Splits, list["FoldTask"], "FirstStage | None"]:
     """What is to be trained, as asked, and unless anew with the weights it once began with; nothing is written."""
+    from autoseg.cascade import find_first_stage
     from autoseg.datasets.splits import find_splits
     from autoseg.train.task import FoldTask
 
     dataset, plan = open_workspace(workspace, wish.settings)
     name = choose_configuration(plan, wish.configuration_name)
-    if plan.configurations[name].previous_stage:
-        raise SettingError(
-            "the second stage of a cascade can be planned, but not trained yet",
-            where="--configuration",
-            found=name,
-            hint=f"train {plan.configurations[name].previous_stage} or 3d_fullres",
-        )
     splits = find_splits(dataset, plan, workspace)
     chosen = range(len(splits.folds)) if wish.folds is None else wish.folds
     for fold in chosen:
@@ -345,7 +454,8 @@ def _fold_tasks(workspace: Workspace, wish: TrainingWish) -> tuple[Dataset, Spli
         )
         for fold in chosen
     ]
-    return dataset, splits, tasks
+    cases = [case for task in tasks for case in (*task.cases.training, *task.cases.validation)]
+    return dataset, splits, tasks, find_first_stage(workspace, plan, name, cases, splits)
 
 
 def _origin(
@@ -383,9 +493,7 @@ def _origin(
     return source
 
 
-def _training_cases(
-    workspace: Workspace, configuration: str, records: Mapping[str, PreprocessedCase], plan: Plan, num_readers: int
-) -> dict[str, "TrainingCase"]:
+def _training_cases(cases: PreparedCases, plan: Plan, num_readers: int) -> dict[str, "TrainingCase"]:
     """The cases' arrays: in memory where all fit the plan's share of it for each process, else read patch by patch."""
     from math import prod
 
@@ -393,22 +501,26 @@ def _training_cases(
     from autoseg.preprocess.store import load_case, open_case
     from autoseg.train.sampling import TrainingCase
 
-    # float32 for each channel, int16 for the label.
-    needed = sum(prod(record.placement.shape) * (4 * record.num_channels + 2) for record in records.values())
+    # float32 for each channel, int16 for the label and for what a first stage predicted.
+    voxel_bytes = 4 if cases.maps else 2
+    needed = sum(prod(each.placement.shape) * (4 * each.num_channels + voxel_bytes) for each in cases.records.values())
     in_memory = needed <= plan.training.memory_share * available_memory_bytes() / num_readers
     if not in_memory:
         log.info("the cases take %.1f GB: patches are read from disk", needed / 1e9)
     get = load_case if in_memory else open_case
+
+    def previous(name: str) -> "Readable | None":
+        return cases.maps[name][:] if in_memory and name in cases.maps else cases.maps.get(name)
+
     return {
-        name: TrainingCase(name, get(workspace.case(configuration, name), record.arrays_sha256))
-        for name, record in records.items()
+        name: TrainingCase(name, get(cases.files[name], record.arrays_sha256), previous(name))
+        for name, record in cases.records.items()
     }
 
 
 def _case_dice(
     dataset: Dataset,
-    records: Mapping[str, PreprocessedCase],
-    arrays: Mapping[str, CaseFiles],
+    cases: PreparedCases,
     device: "torch.device",
     network: "UNet",
     manifest: TrainedModel,
@@ -421,9 +533,9 @@ def _case_dice(
     from autoseg.predict.models import LoadedModel
 
     model = LoadedModel(manifest, network, Path(), "")
-    case = next(case for case in dataset.cases if case.name == name)
-    volume = PreparedVolume(arrays[name], records[name], case, Path(dataset.root)).read(model)
+    volume = cases.volume(name).read(model)
     logits = mean_logits([model], volume.image_czyx, device=device, mirror_axes=(), step=manifest.plan.prediction.step)
+    case = next(case for case in dataset.cases if case.name == name)
     labels = dataset.labels_in_files
     pair = CasePair(
         case=name,
@@ -439,9 +551,8 @@ def _case_dice(
 
 def _validate(
     dataset: Dataset,
-    records: Mapping[str, PreprocessedCase],
-    arrays: Mapping[str, CaseFiles],
-    cases: Fold,
+    cases: PreparedCases,
+    names: Sequence[str],
     folder: FoldFolder,
     device: "torch.device",
     jobs: int,
@@ -452,20 +563,19 @@ def _validate(
     from autoseg.predictor import ending_of_label
 
     by_name = {case.name: case for case in dataset.cases}
-    names, root = cases.validation, Path(dataset.root)
     files = {name: name + ending_of_label(by_name[name]) for name in names}
     stage.run(
         load_models([folder], device),
-        {name: PreparedVolume(arrays[name], records[name], by_name[name], root) for name in names},
+        {name: cases.volume(name) for name in names},
         folder.validation,
         files,
-        {name: digest(records[name].arrays_sha256, records[name].placement) for name in names},
+        {name: cases.volume(name).sha256 for name in names},
         device_name=str(device),
         options=stage.Options(),
     )
     return evaluate(
         {name: folder.validation / files[name] for name in names},
-        {name: root / (by_name[name].label or "") for name in names},
+        {name: Path(dataset.root) / (by_name[name].label or "") for name in names},
         dataset.labels_in_files,
         folder.evaluation,
         repair=dataset.repair,
@@ -531,13 +641,14 @@ def export_bundle(
     import torch
 
     from autoseg.networks.stored import StoredFold
-    from autoseg.predict.models import load_models
-    from autoseg.predictor import trained_folds
+    from autoseg.predictor import load_trained
 
-    models = load_models(trained_folds(workspace, configuration_name, folds), torch.device("cpu"))
-    contents = [StoredFold(model.folder, model.manifest, model.weights_sha256).content() for model in models]
-    manifests = [model.manifest for model in models]
-    return write_bundle(out, list(zip(manifests, contents, strict=True)), source=workspace.root.absolute().name)
+    models = load_trained(workspace, configuration_name, folds, torch.device("cpu"))
+    folds_of, previous = (
+        [(each.manifest, StoredFold(each.folder, each.manifest, each.weights_sha256).content()) for each in stage]
+        for stage in (models, models[0].previous)
+    )
+    return write_bundle(out, folds_of, source=workspace.root.absolute().name, previous=previous)
 
 
 def export_onnx(
@@ -624,23 +735,32 @@ class PreparedVolume:
 
     files: CaseFiles
     record: PreprocessedCase
-    case: Case
-    root: Path
+    previous: "StoredMap | None" = None
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Files of the image; absolute."""
-        return tuple(str(self.root / image) for image in self.case.images)
+        """None: of validation cases nobody asks for pictures."""
+        return ()
 
-    def read(self, _model: "LoadedModel") -> "Volume":
+    @property
+    def sha256(self) -> str:
+        """Of all that a prediction depends on."""
+        previous = () if self.previous is None else (self.previous.sha256,)
+        return digest(self.record.arrays_sha256, self.record.placement, *previous)
+
+    def read(self, model: "LoadedModel") -> "Volume":
         """The stored volume."""
         import numpy as np
 
         from autoseg.predict.case import Volume
         from autoseg.preprocess.store import open_case
+        from autoseg.transforms.chain import with_map
 
-        image = open_case(self.files, self.record.arrays_sha256).image
-        return Volume(np.asarray(image[:], dtype=np.float32), self.record.placement)
+        stored = open_case(self.files, self.record.arrays_sha256).image
+        image = np.asarray(stored[:], dtype=np.float32)
+        if self.previous is not None:
+            image = with_map(image, self.previous[:], model.plan.num_previous(model.configuration))
+        return Volume(image, self.record.placement)
 
 
 def evaluate(

@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from autoseg.artifacts.dataset import Case
@@ -22,10 +23,10 @@ from autoseg.images.image import Image
 from autoseg.layout import FoldFolder, Workspace, folds_in
 from autoseg.networks.device import choose_device, keep_freed_memory
 from autoseg.predict import stage
-from autoseg.predict.case import Volume, label_map, mean_logits
-from autoseg.predict.models import LoadedModel, load_bundle, load_models
+from autoseg.predict.case import Volume, label_map, prepare, volume_logits
+from autoseg.predict.models import LoadedModel, behind, load_bundle, load_models
 from autoseg.predict.stage import Options
-from autoseg.transforms.chain import forward, restore_probabilities
+from autoseg.transforms.chain import restore_probabilities
 
 log = logging.getLogger(__name__)
 PREFERRED = ("3d_fullres", "2d")
@@ -84,7 +85,7 @@ class Predictor:
                 raise SettingError("a bundle holds one configuration", where=str(model), found=configuration_name)
             self.models: Sequence[LoadedModel] = load_bundle(model, folds, self.device)
         else:
-            self.models = load_models(trained_folds(Workspace(model), configuration_name, folds), self.device)
+            self.models = load_trained(Workspace(model), configuration_name, folds, self.device)
         self._computing = threading.Lock()
 
     @property
@@ -190,18 +191,18 @@ class Predictor:
     ) -> tuple[Volume, NDArray[np.floating]]:
         first = self.models[0]
         image = _checked(array_czyx, spacing_mm, len(first.plan.channel_names))
-        prepared = forward(image, None, first.plan, first.configuration)
+        volume = prepare(image, first)
         mirror_axes, step = stage.way(first, self.options)
         with self._computing:
-            logits = mean_logits(
+            logits = volume_logits(
                 self.models,
-                prepared.image_czyx,
+                volume,
                 device=self.device,
                 mirror_axes=mirror_axes,
                 step=step,
                 precision=self.options.precision,
             )
-        return Volume(prepared.image_czyx, prepared.placement), logits
+        return volume, logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +218,26 @@ class RawVolume:
 
     def read(self, model: LoadedModel) -> Volume:
         """The volume on the grid of the model's network."""
-        image = read_input(self.case, len(model.plan.channel_names))
-        prepared = forward(image, None, model.plan, model.configuration)
-        return Volume(prepared.image_czyx, prepared.placement)
+        return prepare(read_input(self.case, len(model.plan.channel_names)), model)
+
+
+def load_trained(
+    workspace: Workspace, configuration: str | None, folds: Sequence[int] | None, device: torch.device
+) -> list[LoadedModel]:
+    """The folds asked for, as `trained_folds`; in a cascade with every trained fold of the first stage.
+
+    Raises
+    ------
+    SettingError
+        None is trained, one is not trained to its end, or they don't fit together.
+    ArtifactError
+        A file can't be read.
+    """
+    models = load_models(trained_folds(workspace, configuration, folds), device)
+    before = models[0].configuration.previous_stage
+    if before is None:
+        return models
+    return behind(load_models(trained_folds(workspace, before, None), device), models)
 
 
 def trained_folds(workspace: Workspace, configuration: str | None, folds: Sequence[int] | None) -> list[FoldFolder]:
@@ -239,7 +257,7 @@ def trained_folds(workspace: Workspace, configuration: str | None, folds: Sequen
         "no fold is trained yet",
         where=str(workspace.root / "models"),
         found=configuration,
-        hint=f"autoseg train 0 -w {workspace.root}",
+        hint=f"autoseg train 0 -w {workspace.root}{f' --configuration {configuration}' if configuration else ''}",
     )
 
 

@@ -86,6 +86,13 @@ class Augmentation(Record, frozen=True, kw_only=True):
         Edges of a box, as shares of the patch's.
     mixup_alpha : float
         Shares are drawn from Beta(alpha, alpha).
+    previous_morphology_probability, previous_removal_probability : float
+        In the second stage of a cascade: of labels of the first stage's prediction being grown, shrunk, opened or
+        closed; of losing one of their connected components. `..._per_label` is then drawn for each label.
+    previous_morphology_radius : tuple of int
+        Of the ball, in voxels.
+    previous_removal_largest : float
+        Share of the patch; components that fill as much are left.
     """
 
     backend: Backend = "tensor"
@@ -143,6 +150,12 @@ class Augmentation(Record, frozen=True, kw_only=True):
     mixup_probability: Share = 0.0
     mixup_alpha: Positive = 0.4
     mirror_probability: Share = 0.5
+    previous_morphology_probability: Share = 0.4
+    previous_morphology_probability_per_label: Share = 0.5
+    previous_morphology_radius: CountRange = (1, 8)
+    previous_removal_probability: Share = 0.2
+    previous_removal_probability_per_label: Share = 0.5
+    previous_removal_largest: Share = 0.15
 
     def __post_init__(self) -> None:
         """Refuse ranges written the wrong way round, and what the backend can't do.

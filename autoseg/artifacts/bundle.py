@@ -46,13 +46,22 @@ class Bundle(Artifact, frozen=True, kw_only=True):
         At least one.
     source : str
         Where the weights come from, for people.
+    previous : tuple of BundledFold
+        Where the folds are of the second stage of a cascade: those of the first.
     """
 
     folds: tuple[BundledFold, ...]
     source: str
+    previous: tuple[BundledFold, ...] = ()
 
 
-def write_bundle(out: Path, models: Sequence[tuple[TrainedModel, bytes]], *, source: str) -> Bundle:
+def write_bundle(
+    out: Path,
+    models: Sequence[tuple[TrainedModel, bytes]],
+    *,
+    source: str,
+    previous: Sequence[tuple[TrainedModel, bytes]] = (),
+) -> Bundle:
     """Write folds into one file, whole or not at all.
 
     Parameters
@@ -63,6 +72,8 @@ def write_bundle(out: Path, models: Sequence[tuple[TrainedModel, bytes]], *, sou
         Of each fold the manifest and its weights as safetensors; finished folds of one configuration, each once.
     source : str
         Where they come from, for people.
+    previous : sequence of (TrainedModel, bytes)
+        The first stage of a cascade, where the models are the second.
 
     Returns
     -------
@@ -73,14 +84,17 @@ def write_bundle(out: Path, models: Sequence[tuple[TrainedModel, bytes]], *, sou
     ArtifactError
         The file can't be written.
     """
-    folds = tuple(
-        BundledFold(weights_sha256=hashlib.sha256(weights).hexdigest(), manifest=manifest)
-        for manifest, weights in models
+    folds, before = (
+        tuple(
+            BundledFold(weights_sha256=hashlib.sha256(weights).hexdigest(), manifest=manifest)
+            for manifest, weights in stage
+        )
+        for stage in (models, previous)
     )
-    bundle = Bundle(folds=folds, source=source)
+    bundle = Bundle(folds=folds, source=source, previous=before)
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(RECORD, EPOCH), encode(bundle))
-        for fold, (_, weights) in zip(folds, models, strict=True):
+        for fold, (_, weights) in zip((*folds, *before), (*models, *previous), strict=True):
             archive.writestr(zipfile.ZipInfo(fold.file, EPOCH), weights)
     return bundle
 
@@ -136,8 +150,10 @@ def _record(archive: zipfile.ZipFile, path: Path) -> Bundle:
         )
     where = f"{path}, {RECORD}"
     bundle = decode(_content(archive, RECORD, path), Bundle, where=where)
-    _check_folds([fold.manifest for fold in bundle.folds], where)
-    expected = {RECORD, *(fold.file for fold in bundle.folds)}
+    for stage in (bundle.folds, bundle.previous):
+        _check_folds([fold.manifest for fold in stage], where)
+    _check_stages(bundle, where)
+    expected = {RECORD, *(fold.file for fold in (*bundle.folds, *bundle.previous))}
     if not bundle.folds or names != expected:
         foreign, missing = sorted(names - expected), sorted(expected - names)
         raise ArtifactError(
@@ -181,6 +197,26 @@ def _check_folds(manifests: Sequence[TrainedModel], where: str) -> None:
                 found=f"{fault}: {', '.join(sorted(names))}, folds {', '.join(map(str, numbers))}",
                 hint="export it again",
             )
+
+
+def _check_stages(bundle: Bundle, where: str) -> None:
+    """Refuse the second stage of a cascade without its first, and a first stage that is another's.
+
+    Raises
+    ------
+    ArtifactError
+        The bundle is such.
+    """
+    wanted = {fold.manifest.configuration.previous_stage for fold in bundle.folds} - {None}
+    found = {fold.manifest.configuration_name for fold in bundle.previous}
+    if wanted != found:
+        raise ArtifactError(
+            "a bundle's record contradicts itself",
+            where=where,
+            found=f"previous stage: {', '.join(sorted(found)) or 'none'}",
+            allowed=", ".join(sorted(filter(None, wanted))) or "none",
+            hint="export it again",
+        )
 
 
 def _check_entries(entries: Sequence[zipfile.ZipInfo], path: Path) -> None:

@@ -386,6 +386,8 @@ class Plan(Artifact, frozen=True, kw_only=True):
 
     def num_inputs(self, configuration: Configuration) -> int:
         """Input channels of a network: the images', and in a cascade one for each foreground value."""
-        if not configuration.previous_stage:
-            return len(self.channel_names)
-        return len(self.channel_names) + count_foreground(self.labels)
+        return len(self.channel_names) + self.num_previous(configuration)
+
+    def num_previous(self, configuration: Configuration) -> int:
+        """Values that the previous stage of a cascade may predict, counted from 1; 0 without such a stage."""
+        return count_foreground(self.labels) if configuration.previous_stage else 0

@@ -12,6 +12,8 @@ class PredictionSet(Artifact, frozen=True, kw_only=True):
         Of the models' weights and of the options; while it is the same a second start predicts only what is missing.
     models : tuple of str
         Folders of the folds whose logits were averaged.
+    previous_models : tuple of str
+        In a cascade, those of the first stage.
     mirror_axes : tuple of int
         Axes of the patch along which predictions were mirrored and averaged.
     step : float
@@ -24,6 +26,7 @@ class PredictionSet(Artifact, frozen=True, kw_only=True):
 
     inputs_sha256: str
     models: tuple[str, ...]
+    previous_models: tuple[str, ...] = ()
     configuration_name: str
     mirror_axes: tuple[int, ...]
     step: float

@@ -1,7 +1,7 @@
 """Where a preprocessed volume came from, so that a prediction finds the way back."""
 
 from autoseg.artifacts.base import Artifact, Record
-from autoseg.artifacts.bounds import AtLeastOne
+from autoseg.artifacts.bounds import AtLeastOne, Count
 from autoseg.artifacts.geometry import Geometry
 
 
@@ -46,3 +46,30 @@ class PreprocessedCase(Artifact, frozen=True, kw_only=True):
     placement: Placement
     num_channels: AtLeastOne
     foreground_voxels: dict[str, int]
+
+
+class PreviousMap(Artifact, frozen=True, kw_only=True):
+    """The record beside what the first stage of a cascade predicted of a case; written last, like the case's own.
+
+    Attributes
+    ----------
+    name : str
+        Of the case.
+    inputs_sha256 : str
+        Of the first stage's weights and of all else that shapes the map.
+    map_sha256 : str
+        Of the map itself.
+    configuration_name : str
+        The first stage.
+    fold : int
+        The one of its folds that predicted: it was not trained on this case.
+    weights_sha256 : str
+        Of that fold's weights.
+    """
+
+    name: str
+    inputs_sha256: str
+    map_sha256: str
+    configuration_name: str
+    fold: Count
+    weights_sha256: str

@@ -107,13 +107,19 @@ def folds_in_bundle(bundle: Path) -> dict[int, Path]:
     return {fold.manifest.fold: (bundle / fold.file).parent for fold in read_bundle(bundle).folds}
 
 
+def previous_in_bundle(bundle: Path) -> dict[int, Path]:
+    """Likewise those of a cascade's first stage, where the folds are of the second."""
+    return {fold.manifest.fold: (bundle / fold.file).parent for fold in read_bundle(bundle).previous}
+
+
 def bundle_of(path: Path) -> Path | None:
     """The bundle that a fold's path leads into."""
     return next((parent for parent in path.parents if parent.is_file()), None)
 
 
 def _bundled(bundle: Path, path: Path) -> BundledFold:
-    for fold in read_bundle(bundle).folds:
+    record = read_bundle(bundle)
+    for fold in (*record.folds, *record.previous):
         if (bundle / fold.file).parent == path:
             return fold
     raise ArtifactError("a fold is gone from its bundle", where=str(path))

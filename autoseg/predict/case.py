@@ -19,13 +19,14 @@ from autoseg.artifacts.model import Precision
 from autoseg.artifacts.preprocessed import Placement
 from autoseg.errors import ArtifactError, AutosegError
 from autoseg.images.endings import with_ending
+from autoseg.images.image import Image
 from autoseg.images.io import write_label
 from autoseg.machine import available_memory_bytes
 from autoseg.networks.device import choose_device
 from autoseg.predict.models import Ensemble, LoadedModel, models_of
 from autoseg.predict.report import write_report
 from autoseg.predict.sliding import sliding_logits
-from autoseg.transforms.chain import restore_labels, restore_probabilities
+from autoseg.transforms.chain import forward, next_stage_map, restore_labels, restore_probabilities, with_map
 
 log = logging.getLogger(__name__)
 SINGLE_BYTES = 2**29
@@ -34,10 +35,19 @@ MEMORY_SHARE = 0.25  # of what is at hand, for the logits of one case
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A case ready for the network."""
+    """A case ready for the network.
+
+    Attributes
+    ----------
+    image_czyx : ndarray of float32, shape (C, Z, Y, X)
+    placement : Placement
+    previous : Volume or None
+        The case ready for the first stage of a cascade, whose prediction is yet to be shown to the second.
+    """
 
     image_czyx: NDArray[np.float32]
     placement: Placement
+    previous: "Volume | None" = None
 
 
 class Source(Protocol):
@@ -114,10 +124,10 @@ def read_case(task: Task) -> Volume | AutosegError:
 
 
 def compute_case(task: Task, volume: Volume) -> NDArray[np.floating]:
-    """The mean of the models' logits, as `mean_logits`."""
-    return mean_logits(
+    """The mean of the models' logits, as `volume_logits`."""
+    return volume_logits(
         models_of(task.ensemble),
-        volume.image_czyx,
+        volume,
         device=choose_device(task.ensemble.device_name),
         precision=task.precision,
         mirror_axes=task.mirror_axes,
@@ -161,6 +171,55 @@ def write_case(task: Task, volume: Volume, logits_kzyx: NDArray[np.floating]) ->
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
+
+
+def prepare(image: Image, model: LoadedModel) -> Volume:
+    """An image on the grid of the model's network, and in a cascade on that of the first stage too."""
+    prepared = forward(image, None, model.plan, model.configuration)
+    previous = prepare(image, model.previous[0]) if model.previous else None
+    return Volume(prepared.image_czyx, prepared.placement, previous)
+
+
+def volume_logits(
+    models: Sequence[LoadedModel],
+    volume: Volume,
+    *,
+    device: torch.device,
+    mirror_axes: Sequence[int],
+    step: float,
+    precision: Precision | None = None,
+    folder: Path | None = None,
+) -> NDArray[np.floating]:
+    """Mean of the folds' logits on the network's grid; in a cascade the first stage predicts before.
+
+    Parameters
+    ----------
+    models : sequence of LoadedModel
+    volume : Volume
+    device, mirror_axes, step, precision, folder
+        As for `mean_logits`. The first stage is mirrored along axes of its own if the second is mirrored at all.
+
+    Returns
+    -------
+    ndarray of float32 or float16, shape (K, Z, Y, X)
+    """
+    image_czyx, model = volume.image_czyx, models[0]
+    if volume.previous is not None:
+        first = model.previous[0]
+        logits = volume_logits(
+            model.previous,
+            volume.previous,
+            device=device,
+            mirror_axes=first.configuration.mirror_axes if mirror_axes else (),
+            step=step,
+            precision=precision,
+            folder=folder,
+        )
+        predicted = next_stage_map(logits, first.plan, first.configuration, model.configuration, volume.placement)
+        image_czyx = with_map(image_czyx, predicted, model.plan.num_previous(model.configuration))
+    return mean_logits(
+        models, image_czyx, device=device, mirror_axes=mirror_axes, step=step, precision=precision, folder=folder
+    )
 
 
 def mean_logits(

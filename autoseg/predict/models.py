@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
 from autoseg.machine import multiplies_bfloat16
 from autoseg.networks.device import autocast, choose_device
-from autoseg.networks.stored import StoredFold, fold_at, folds_in_bundle
+from autoseg.networks.stored import StoredFold, fold_at, folds_in_bundle, previous_in_bundle
 from autoseg.networks.unet import UNet, build_network
 
 # What folds of one ensemble have in common: the grid they predict on, what they are shown, and how.
@@ -35,12 +35,15 @@ class LoadedModel:
         Of the fold; of one in a bundle, as if the bundle were a folder.
     weights_sha256 : str
         Of the weights' file: what a prediction comes from.
+    previous : tuple of LoadedModel
+        In the second stage of a cascade, the folds of the first, whose mean it is shown; else empty.
     """
 
     manifest: TrainedModel
     network: UNet
     folder: Path
     weights_sha256: str
+    previous: tuple["LoadedModel", ...] = ()
 
     @property
     def plan(self) -> Plan:
@@ -120,6 +123,20 @@ def load_models(folders: Sequence[FoldFolder], device: torch.device) -> list[Loa
     return models
 
 
+def behind(previous: Sequence[LoadedModel], models: Sequence[LoadedModel]) -> list[LoadedModel]:
+    """The models with those whose prediction they are shown.
+
+    Raises
+    ------
+    SettingError
+        These predict other labels, or are shown other channels.
+    """
+    if previous:
+        check_agreement(previous)
+        check_agreement([previous[0], models[0]], ())
+    return [replace(model, previous=tuple(previous)) for model in models]
+
+
 def load_bundle(path: Path, folds: Sequence[int] | None, device: torch.device) -> list[LoadedModel]:
     """The folds of a bundle, or some of them.
 
@@ -130,7 +147,7 @@ def load_bundle(path: Path, folds: Sequence[int] | None, device: torch.device) -
     ArtifactError
         The bundle can't be read, or is not what autoseg wrote.
     """
-    there = folds_in_bundle(path)
+    there, before = folds_in_bundle(path), previous_in_bundle(path)
     unknown = sorted(set(folds or ()) - set(there))
     if unknown:
         raise SettingError(
@@ -141,7 +158,7 @@ def load_bundle(path: Path, folds: Sequence[int] | None, device: torch.device) -
         )
     models = [_load(fold_at(there[fold]), device) for fold in (there if folds is None else folds)]
     check_agreement(models)
-    return models
+    return behind([_load(fold_at(fold), device) for fold in before.values()], models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +173,24 @@ class Ensemble:
         Of their weights.
     device_name : str
         Where they are to compute, as in `choose_device`.
+    previous : Ensemble or None
+        In the second stage of a cascade, the first.
     """
 
     folders: tuple[Path, ...]
     weights_sha256: tuple[str, ...]
     device_name: str
+    previous: "Ensemble | None" = None
+
+
+def _ensemble(models: Sequence[LoadedModel], device_name: str) -> Ensemble:
+    previous = models[0].previous
+    return Ensemble(
+        tuple(model.folder.absolute() for model in models),
+        tuple(model.weights_sha256 for model in models),
+        device_name,
+        _ensemble(previous, device_name) if previous else None,
+    )
 
 
 _loaded: dict[Ensemble, Sequence[LoadedModel]] = {}  # at most one, for networks are large
@@ -170,9 +200,7 @@ _loading = threading.Lock()
 @contextmanager
 def loaded(models: Sequence[LoadedModel], device_name: str) -> Iterator[Ensemble]:
     """Let `models_of` find models that this process has loaded, for as long as the block lasts."""
-    ensemble = Ensemble(
-        tuple(model.folder.absolute() for model in models), tuple(model.weights_sha256 for model in models), device_name
-    )
+    ensemble = _ensemble(models, device_name)
     try:
         with _loading:
             _loaded[ensemble] = models
@@ -193,19 +221,27 @@ def models_of(ensemble: Ensemble) -> Sequence[LoadedModel]:
     with _loading:
         if ensemble not in _loaded:
             _loaded.clear()
-            device = choose_device(ensemble.device_name)
-            models = [_load(fold_at(folder), device) for folder in ensemble.folders]
-            for model, expected in zip(models, ensemble.weights_sha256, strict=True):
-                if model.weights_sha256 != expected:
-                    raise SettingError(
-                        "a fold's weights are not those that the prediction began with", where=str(model.folder)
-                    )
-            _loaded[ensemble] = models
+            _loaded[ensemble] = _as_recorded(ensemble)
         return _loaded[ensemble]
 
 
-def check_agreement(models: Sequence[LoadedModel]) -> None:
+def _as_recorded(ensemble: Ensemble) -> list[LoadedModel]:
+    device = choose_device(ensemble.device_name)
+    models = [_load(fold_at(folder), device) for folder in ensemble.folders]
+    for model, expected in zip(models, ensemble.weights_sha256, strict=True):
+        if model.weights_sha256 != expected:
+            raise SettingError("a fold's weights are not those that the prediction began with", where=str(model.folder))
+    return behind(_as_recorded(ensemble.previous) if ensemble.previous else [], models)
+
+
+def check_agreement(models: Sequence[LoadedModel], shared: Sequence[str] = SHARED) -> None:
     """Folds averaged together must work on the same grid with the same classes.
+
+    Parameters
+    ----------
+    models : sequence of LoadedModel
+    shared : sequence of str
+        What their configurations have in common; nothing in the stages of a cascade.
 
     Raises
     ------
@@ -216,7 +252,7 @@ def check_agreement(models: Sequence[LoadedModel]) -> None:
     for other in models[1:]:
         # How a fold was trained, with which batches for instance, is its own affair.
         same = (
-            all(getattr(other.configuration, key) == getattr(first.configuration, key) for key in SHARED)
+            all(getattr(other.configuration, key) == getattr(first.configuration, key) for key in shared)
             and other.plan.labels == first.plan.labels
             and other.manifest.file_values == first.manifest.file_values
             and other.plan.channel_names == first.plan.channel_names
@@ -225,7 +261,7 @@ def check_agreement(models: Sequence[LoadedModel]) -> None:
         )
         if not same:
             raise SettingError(
-                "folds of different plans can't be averaged",
+                "folds of different plans can't be averaged" if shared else "the stages of a cascade differ in plan",
                 where=f"{first.folder} and {other.folder}",
-                hint="name folds of one plan with --folds",
+                hint="name folds of one plan with --folds" if shared else "train one of them anew, with --restart",
             )

@@ -131,9 +131,14 @@ def run(
     precision = options.precision
     record = PredictionSet(
         inputs_sha256=digest(
-            RULES, *(model.weights_sha256 for model in models), f"{mirror_axes} {step} {precision}", _writing(first)
+            RULES,
+            *(model.weights_sha256 for model in (*models, *first.previous)),
+            f"{mirror_axes} {step} {precision}",
+            _writing(first),
+            *map(_writing, first.previous[:1]),
         ),
         models=tuple(str(model.folder) for model in models),
+        previous_models=tuple(str(model.folder) for model in first.previous),
         configuration_name=first.manifest.configuration_name,
         mirror_axes=mirror_axes,
         step=step,

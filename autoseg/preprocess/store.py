@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.artifacts.base import write
-from autoseg.artifacts.preprocessed import PreprocessedCase
+from autoseg.artifacts.preprocessed import PreprocessedCase, PreviousMap
 from autoseg.errors import ArtifactError
-from autoseg.layout import CaseFiles
+from autoseg.layout import CaseFiles, MapFiles
 from autoseg.machine import locked
 
 CHUNK_VOXELS = 2**18  # 1 MiB of single precision: fits the cache of one core
@@ -114,6 +114,53 @@ def write_case(
     write(files.record, record)
 
 
+def write_map(
+    files: MapFiles, map_zyx: NDArray[np.unsignedinteger], record: PreviousMap, patch_size: Sequence[int]
+) -> None:
+    """Write what the first stage of a cascade predicted of a case, then its record; under the map's lock.
+
+    Parameters
+    ----------
+    files : MapFiles
+    map_zyx : ndarray of uint8 or uint16, shape (Z, Y, X)
+    record : PreviousMap
+    patch_size : sequence of int, length 2 or 3
+
+    Raises
+    ------
+    ArtifactError
+        A file can't be written.
+    """
+    _remove(files.record)
+    chunk, block = chunk_shapes(map_zyx.shape, patch_size)
+    _write(files.map, map_zyx, chunk, block, record.map_sha256)
+    write(files.record, record)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMap:
+    """What the first stage predicted of a case; opened for whatever is read of it.
+
+    Attributes
+    ----------
+    path : Path
+    sha256 : str
+        Of the map: another one, which another process put in its place, is refused.
+    shape : tuple of int
+        Along (Z, Y, X).
+    """
+
+    path: Path
+    sha256: str
+    shape: tuple[int, ...]
+
+    def __getitem__(self, key: Any) -> NDArray[np.int16]:  # noqa: ANN401 - as numpy has it
+        """Labels, int16 as those of the case."""
+        array = _open(self.path, self.sha256)
+        with _explained(self.path):
+            return np.asarray(array[key], dtype=np.int16)
+
+
 def open_case(files: CaseFiles, arrays_sha256: str | None = None) -> StoredCase:
     """A case to be read patch by patch; nothing is opened yet."""
     return StoredCase(files, arrays_sha256)
@@ -134,22 +181,22 @@ def load_case(files: CaseFiles, arrays_sha256: str | None = None) -> LoadedCase:
         A file is missing or damaged; or another process has put, or is just putting, another in its place.
     """
     belongs = arrays_sha256 or _belongs(_open(files.image, None))
-    return LoadedCase(*(_whole(file, belongs) for file in (files.image, files.label, files.locations)))
+    return LoadedCase(*(_whole(file, belongs) for file in files.arrays))
 
 
-def is_whole(files: CaseFiles, arrays_sha256: str) -> bool:
+def is_whole(files: CaseFiles | MapFiles, arrays_sha256: str) -> bool:
     """Whether each array's file opens and is of these arrays; a file cut short does not open. Nothing is unpacked."""
     try:
-        for file in (files.image, files.label, files.locations):
+        for file in files.arrays:
             _open(file, arrays_sha256)
     except ArtifactError:
         return False
     return True
 
 
-def remove_leftovers(cases: Iterable[CaseFiles]) -> None:
+def remove_leftovers(cases: Iterable[CaseFiles | MapFiles]) -> None:
     """Remove partial files and locks that killed processes left of these cases; those of live ones stay."""
-    made = {file.name: files for files in cases for file in (files.image, files.label, files.locations, files.record)}
+    made = {file.name: files for files in cases for file in (*files.arrays, files.record)}
     for folder in {files.record.parent for files in made.values()}:
         with suppress(OSError):
             for path in list(folder.iterdir()):

@@ -7,6 +7,7 @@ batch, however large, none of which the host waits for.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from autoseg.train.draws import SPLINE_ORDER, Draws
 from autoseg.train.mixing import copy_paste, cut_mix, cut_out
+from autoseg.train.previous import one_hot
 from autoseg.train.rows import (
     add_gradient,
     along_axes,
@@ -36,6 +38,7 @@ from autoseg.train.rows import (
 GROUP_BYTES = 2**26
 # Votes of as many label values are held at a time.
 VOTES_BYTES = 2**27
+T = TypeVar("T", Tensor, Tensor | None)
 FORWARDS, BACKWARDS = slice(None), slice(None, None, -1)
 
 
@@ -48,11 +51,19 @@ class Moving:
     samples : tuple of int
     images : Tensor of float32, shape (M, C, *edges)
     labels : Tensor of int16, shape (M, *edges)
+    previous : Tensor of int16, shape (M, *edges), or None
     """
 
     samples: tuple[int, ...]
     images: Tensor
     labels: Tensor
+    previous: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Moving":
+        """The same on a device."""
+        return Moving(
+            self.samples, _sent(self.images, device), _sent(self.labels, device), _sent(self.previous, device)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,10 @@ class Regions:
         Of the samples that get some.
     values : tuple of int
         Label values that the moving regions hold, in order.
+    previous : Tensor of int16, shape (B, *patch), or None
+        What the previous stage of a cascade predicted, likewise.
+    num_previous : int
+        Its labels are 1 to this.
     """
 
     images: Tensor
@@ -77,22 +92,18 @@ class Regions:
     moving: tuple[Moving, ...]
     noise: Tensor | None
     values: tuple[int, ...]
+    previous: Tensor | None = None
+    num_previous: int = 0
 
     def to(self, device: torch.device) -> "Regions":
         """The same on a device; the host does not wait where memory is pinned."""
         return replace(
             self,
-            images=self.images.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            moving=tuple(
-                Moving(
-                    group.samples,
-                    group.images.to(device, non_blocking=True),
-                    group.labels.to(device, non_blocking=True),
-                )
-                for group in self.moving
-            ),
-            noise=None if self.noise is None else self.noise.to(device, non_blocking=True),
+            images=_sent(self.images, device),
+            labels=_sent(self.labels, device),
+            moving=tuple(group.to(device) for group in self.moving),
+            noise=_sent(self.noise, device),
+            previous=_sent(self.previous, device),
         )
 
 
@@ -137,7 +148,9 @@ def pack(
     draws: Draws,
     patch: Sequence[int],
     values: Sequence[int],
+    previous: Sequence[NDArray[np.int16]] = (),
     *,
+    num_previous: int = 0,
     pinned: bool = False,
 ) -> Regions:
     """Put the regions of a batch together on the host, mirrored where they are not moved.
@@ -151,7 +164,11 @@ def pack(
     draws : Draws
     patch : sequence of int
     values : sequence of int
-        Label values that the moved samples hold.
+        Label values that the moved samples hold, in `previous` too.
+    previous : sequence of B or 0 ndarrays of int16, shape (*source edges)
+        What the previous stage of a cascade predicted.
+    num_previous : int
+        Its labels are 1 to this.
     pinned : bool
         In memory that CUDA can read by itself.
 
@@ -162,17 +179,25 @@ def pack(
     b, c = len(images), len(images[0])
     still_images = torch.empty((b, c, *patch), pin_memory=pinned)
     still_labels = torch.empty((b, *patch), dtype=torch.int16, pin_memory=pinned)
-    all_images, all_labels = still_images.numpy(), still_labels.numpy()
+    still_previous = torch.empty((b, *patch), dtype=torch.int16, pin_memory=pinned) if previous else None
+    packed: list[tuple[NDArray[Any], Sequence[NDArray[Any]]]] = [
+        (still_images.numpy(), images),
+        (still_labels.numpy(), labels),
+    ]
+    if still_previous is not None:
+        packed.append((still_previous.numpy(), previous))
     for i in np.flatnonzero(~draws.moved).tolist():
-        _lay(all_images[i], images[i], draws, i)
-        _lay(all_labels[i], labels[i], draws, i)
+        for together, regions in packed:
+            _lay(together[i], regions[i], draws, i)
     noise = None
     if draws.noise:
         noise = torch.empty((len(draws.noise), c, *patch), pin_memory=pinned)
         for place, values_czyx in zip(noise, draws.noise.values(), strict=True):
             place.numpy()[:] = values_czyx
-    groups = [_together(group, images, labels, pinned=pinned) for group in _groups(images, draws)]
-    return Regions(still_images, still_labels, tuple(groups), noise, tuple(sorted(values)))
+    groups = [_together(group, images, labels, previous, pinned=pinned) for group in _groups(images, draws)]
+    return Regions(
+        still_images, still_labels, tuple(groups), noise, tuple(sorted(values)), still_previous, num_previous
+    )
 
 
 def _lay(place: NDArray[np.generic], region: NDArray[np.generic], draws: Draws, sample: int) -> None:
@@ -204,23 +229,35 @@ def _together(
     samples: Sequence[int],
     images: Sequence[NDArray[np.float32]],
     labels: Sequence[NDArray[np.int16]],
+    previous: Sequence[NDArray[np.int16]],
     *,
     pinned: bool,
 ) -> Moving:
     """Regions of some samples in one array each."""
     if len(samples) == 1 and not pinned:
         only = samples[0]
-        return Moving((only,), torch.from_numpy(images[only])[None], torch.from_numpy(labels[only])[None])
+        parts = [torch.from_numpy(each[only])[None] for each in (images, labels, previous) if each]
+        return Moving((only,), *parts)
     edges = _common_edges(samples, images)
     all_images = torch.zeros((len(samples), *edges), pin_memory=pinned)
     all_labels = torch.full((len(samples), *edges[1:]), -1, dtype=torch.int16, pin_memory=pinned)
+    all_previous = None
+    if previous:
+        all_previous = torch.full(all_labels.shape, -1, dtype=torch.int16, pin_memory=pinned)
     for place, i in enumerate(samples):
         # Source edges are the patch's plus even numbers, so that all centres are the same place.
         inside = [(wide - edge) // 2 for wide, edge in zip(edges[1:], labels[i].shape, strict=True)]
         box = [slice(start, start + edge) for start, edge in zip(inside, labels[i].shape, strict=True)]
         all_images[place].numpy()[(slice(None), *box)] = images[i]
         all_labels[place].numpy()[(*box,)] = labels[i]
-    return Moving(tuple(samples), all_images, all_labels)
+        if all_previous is not None:
+            all_previous[place].numpy()[(*box,)] = previous[i]
+    return Moving(tuple(samples), all_images, all_labels, all_previous)
+
+
+def _sent(tensor: T, device: torch.device) -> T:
+    """A tensor on a device, if there is one."""
+    return None if tensor is None else tensor.to(device, non_blocking=True)
 
 
 def augment(
@@ -246,12 +283,15 @@ def augment(
     Returns
     -------
     Augmented
+        What the previous stage predicted is further channels of the images: a label has 1 or 0, whatever happened to
+        intensities.
     """
     image_bczyx, label_bzyx = regions.images, regions.labels
+    maps = [label_bzyx] if regions.previous is None else [label_bzyx, regions.previous]
     for group in regions.moving:
-        _move(group, draws, patch, regions.values, image_bczyx, label_bzyx)
-    copy_paste(image_bczyx, label_bzyx, draws.pasted_from, ignore)
-    cut_mix(image_bczyx, label_bzyx, draws.cut_mixed)
+        _move(group, draws, patch, regions.values, image_bczyx, maps)
+    copy_paste(image_bczyx, maps, draws.pasted_from, ignore)
+    cut_mix(image_bczyx, maps, draws.cut_mixed)
     if regions.noise is not None:
         image_bczyx.index_add_(0, _index(list(draws.noise), image_bczyx.device), regions.noise)
     smooth_by_median(image_bczyx, draws.median_size_voxels)
@@ -270,6 +310,9 @@ def augment(
         outside = label_bzyx < 0
         for channel in (c for c, masked in enumerate(masked_channels) if masked):
             image_bczyx[:, channel].masked_fill_(outside, 0)
+    if regions.previous is not None:
+        predicted = one_hot(regions.previous, regions.num_previous, image_bczyx.dtype)
+        image_bczyx = torch.cat([image_bczyx, predicted], dim=1)
     label_bzyx = label_bzyx.clamp_(min=0).long()
     if draws.own_share == 1:
         return Augmented(image_bczyx, label_bzyx)
@@ -284,14 +327,16 @@ def _move(
     patch: Sequence[int],
     values: Sequence[int],
     image_bczyx: Tensor,
-    label_bzyx: Tensor,
+    maps: Sequence[Tensor],
 ) -> None:
     """Sample the group's patches into the batch."""
     device = image_bczyx.device
     grid = _grid(group, draws, patch)
     index = _index(group.samples, device)
     image_bczyx.index_copy_(0, index, functional.grid_sample(group.images, grid, align_corners=False))
-    label_bzyx.index_copy_(0, index, vote(group.labels, grid, values))
+    regions = [group.labels] if group.previous is None else [group.labels, group.previous]
+    for patches, each in zip(maps, regions, strict=True):
+        patches.index_copy_(0, index, vote(each, grid, values))
 
 
 def _grid(group: Moving, draws: Draws, patch: Sequence[int]) -> Tensor:

@@ -63,8 +63,10 @@ class Fate:
 def ends_of(plan: Plan, configuration_name: str) -> Ends:
     """The channels and outputs of a plan's network."""
     names = list(foreground(plan.labels))
-    previous = names if plan.configurations[configuration_name].previous_stage else []
     regions = has_regions(plan.labels)
+    # Of regions the previous stage's values are shown, which are other and more.
+    count = plan.num_previous(plan.configurations[configuration_name])
+    previous = [f"value {value}" for value in range(1, count + 1)] if regions else names[:count]
     return Ends(
         channels=(*plan.channel_names, *(f"predicted {name}" for name in previous)),
         outputs=tuple(names if regions else [BACKGROUND, *names]),

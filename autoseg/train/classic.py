@@ -47,7 +47,8 @@ def transform(
     patch: tuple[int, ...],
     mirror_axes: Sequence[int],
     seed: int,
-) -> tuple[list[NDArray[np.float32]], list[NDArray[np.int16]]]:
+    previous: Sequence[NDArray[np.int16]] = (),
+) -> tuple[list[NDArray[np.float32]], list[NDArray[np.int16]], list[NDArray[np.int16]]]:
     """Augment a batch.
 
     Parameters
@@ -61,13 +62,17 @@ def transform(
     mirror_axes : sequence of int
     seed : int
         Of all random numbers.
+    previous : sequence of B or 0 ndarrays of int16, shape (*edges)
+        Label maps that are moved as the labels are.
 
     Returns
     -------
     list of B ndarrays of float32, shape (C, *patch)
     list of B ndarrays of int16, shape (*patch)
+    list of B or 0 ndarrays of int16, shape (*patch)
     """
-    image_bczyx, label_bczyx = np.stack(images), np.stack(labels)[:, None].astype(np.float32)
+    maps = [labels, previous] if previous else [labels]
+    image_bczyx, label_bczyx = np.stack(images), np.stack([np.stack(each) for each in maps], 1).astype(np.float32)
     b, c = image_bczyx.shape[:2]
     flat = is_flat(patch)
     if flat:
@@ -76,10 +81,11 @@ def transform(
     with seeded(seed):
         moved = _spatial(recipe, patch)(data=image_bczyx, seg=label_bczyx)
         moved["data"] = moved["data"].reshape(b, c, *patch)
-        moved["seg"] = moved["seg"].reshape(b, 1, *patch)
+        moved["seg"] = moved["seg"].reshape(b, len(maps), *patch)
         for change in _changes(recipe, patch, mirror_axes):
             moved = change(**moved)
-    return list(moved["data"].astype(np.float32)), list(moved["seg"][:, 0].astype(np.int16))
+    moved_labels, *moved_previous = (list(each) for each in moved["seg"].swapaxes(0, 1).astype(np.int16))
+    return list(moved["data"].astype(np.float32)), moved_labels, moved_previous[0] if previous else []
 
 
 @contextmanager

@@ -7,7 +7,7 @@ workers, or where a run was interrupted. Neutral values (1, 0, identity) stand f
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import ceil, cos, log, radians, sin
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ SPLINE_ORDER = 3
 # Where bumps lie and how wide they are, in patch edges.
 BUMP_CENTRE = (-0.5, 1.5)
 NARROWEST_BUMP = 1 / 6
+Operation = Literal["grow", "shrink", "open", "close", "remove"]
+MORPHOLOGY: tuple[Operation, ...] = ("grow", "shrink", "open", "close")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,25 @@ class Box:
     sample: int
     other: int
     place: tuple[slice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MapChange:
+    """What is done to a label of the map that the previous stage predicted.
+
+    Attributes
+    ----------
+    value : int
+        Of the label.
+    operation : str
+        Growing, shrinking, opening or closing; or taking away a connected component.
+    amount : float
+        Radius of the ball in voxels; or which of the components, as a number from 0 to below 1.
+    """
+
+    value: int
+    operation: Operation
+    amount: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +118,8 @@ class Draws:
         The sample mixed in.
     own_share : float
         A sample's own share in the mixture; 1: nothing is mixed.
+    map_changes : dict of int to tuple of MapChange
+        Done in order to what the previous stage predicted of those samples, before they are moved.
     """
 
     matrices: NDArray[np.float64]
@@ -122,6 +145,7 @@ class Draws:
     cut_out: tuple[Box, ...] = ()
     cut_mixed: tuple[Box, ...] = ()
     own_share: float = 1.0
+    map_changes: dict[int, tuple[MapChange, ...]] = field(default_factory=dict)
 
     def mapping(self, sample: int) -> NDArray[np.float64]:
         """From patch to source coordinates, with mirroring and quarter turns."""
@@ -222,6 +246,37 @@ def draw(
         **_local_extras(rng, recipe, (b, c), patch),
         **_mixing_extras(rng, recipe, b, patch),
     )
+
+
+def draw_map_changes(
+    rng: np.random.Generator, recipe: Augmentation, batch_size: int, num_values: int
+) -> dict[int, tuple[MapChange, ...]]:
+    """Draw what is done to the maps of the previous stage, whose labels are 1 to `num_values`.
+
+    Notes
+    -----
+    The second stage must not learn to copy the first one's mistakes, nor to trust it blindly: Isensee et al. 2021,
+    supplement. Probabilities are those of nnU-Net v2 (2.8.1), which also goes through the labels in random order.
+    """
+    changes: dict[int, tuple[MapChange, ...]] = {}
+    values = np.arange(1, num_values + 1)
+
+    def chosen(per_sample: float, per_label: float) -> list[int]:
+        if rng.random() >= per_sample:
+            return []
+        return [int(value) for value in rng.permutation(values) if rng.random() < per_label]
+
+    for sample in range(batch_size):
+        mine = []
+        for value in chosen(recipe.previous_morphology_probability, recipe.previous_morphology_probability_per_label):
+            low, high = recipe.previous_morphology_radius
+            operation = MORPHOLOGY[rng.integers(len(MORPHOLOGY))]
+            mine.append(MapChange(value, operation, int(rng.integers(low, high + 1))))
+        for value in chosen(recipe.previous_removal_probability, recipe.previous_removal_probability_per_label):
+            mine.append(MapChange(value, "remove", float(rng.random())))
+        if mine:
+            changes[sample] = tuple(mine)
+    return changes
 
 
 def no_draws(batch_size: int, num_channels: int, patch: Sequence[int]) -> Draws:

@@ -52,6 +52,9 @@ def _determining(plan: Plan, configuration_name: str) -> dict[str, Any]:
     # What came of `stratify` are the fold's cases, which count by themselves.
     for key in ("memory_share", "checkpoint_minutes", "validation_cases", "validation_every", "stratify"):
         del recipe[key]
+    if configuration.previous_stage is None:
+        augmentation = recipe["augmentation"]
+        recipe["augmentation"] = {key: augmentation[key] for key in augmentation if not key.startswith("previous_")}
     schemes = zip(plan.channel_names, plan.intensities, configuration.normalization_schemes, strict=True)
     return {
         "configurations": {configuration_name: msgspec.to_builtins(configuration)},

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from math import prod
 
 import numpy as np
 from batchgenerators.dataloading.data_loader import DataLoader
@@ -14,7 +15,8 @@ from autoseg.artifacts.augmentation import Augmentation
 from autoseg.errors import AutosegError
 from autoseg.pool import follow_parent
 from autoseg.train.classic import farthest_edges, transform
-from autoseg.train.draws import Draws, draw, no_draws
+from autoseg.train.draws import Draws, draw, draw_map_changes, no_draws
+from autoseg.train.previous import change_map
 from autoseg.train.sampling import RareClasses, TrainingCase, choose_corner, forced_foreground, read_region
 
 
@@ -30,9 +32,13 @@ class Batch:
     labels : list of B ndarrays of int16, shape (*source edges)
     draws : Draws
     moved_values : tuple of int
-        Label values that occur in the samples that are moved.
+        Label values that occur in the samples that are moved, in `previous` too.
     kept : range or None
         The samples to train on, where others are there for being mixed with them alone; None: all.
+    previous : list of B ndarrays of int16, shape (*source edges)
+        What the previous stage of a cascade predicted; empty without one.
+    num_previous : int
+        Its labels are 1 to this.
     """
 
     cases: tuple[str, ...]
@@ -41,6 +47,8 @@ class Batch:
     draws: Draws
     moved_values: tuple[int, ...] = ()
     kept: range | None = None
+    previous: list[NDArray[np.int16]] = field(default_factory=list)
+    num_previous: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,8 @@ class BatchRecipe:
         The samples that this process makes; None: all.
     rare : RareClasses or None
         Of the cases that batches are made of, in their order; None: all cases and classes are equally likely.
+    num_previous : int
+        Labels that the previous stage of a cascade predicts; 0 without one.
     """
 
     patch: tuple[int, ...]
@@ -68,6 +78,7 @@ class BatchRecipe:
     seeds: tuple[int, ...]
     rare: RareClasses | None = None
     share: range | None = None
+    num_previous: int = 0
 
     @property
     def classic(self) -> Augmentation | None:
@@ -85,6 +96,9 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
         draws = no_draws(recipe.batch_size, recipe.num_channels, patch)
     else:
         draws = draw(rng, recipe.augmentation, recipe.batch_size, recipe.num_channels, patch, recipe.mirror_axes)
+    if recipe.augmentation is not None and recipe.num_previous:
+        changes = draw_map_changes(rng, recipe.augmentation, recipe.batch_size, recipe.num_previous)
+        draws = replace(draws, map_changes=changes)
     flat = len(patch) == 2
     forced = forced_foreground(recipe.batch_size, recipe.foreground_share)
     picks = rng.integers(len(cases), size=recipe.batch_size)
@@ -95,7 +109,7 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
     # These change samples together: other shares are needed too.
     whole = classic is not None or draws.mixes
     read = range(recipe.batch_size) if whole else share
-    names, images, labels = [], [], []
+    names, images, labels, previous = [], [], [], []
     for i, pick in enumerate(picks):
         case = cases[int(pick)]
         patch_zyx = (1, *patch) if flat else patch
@@ -117,16 +131,30 @@ def make_batch(cases: Sequence[TrainingCase], recipe: BatchRecipe, number: int) 
         names.append(case.name)
         images.append(image[:, 0] if flat else image)
         labels.append(label[0] if flat else label)
+        if case.previous_zyx is not None:
+            predicted = read_region(case.previous_zyx, start, edges, -1).astype(np.int16, copy=False)
+            largest = 0.0 if recipe.augmentation is None else recipe.augmentation.previous_removal_largest * prod(patch)
+            predicted = predicted[0] if flat else predicted
+            previous.append(change_map(predicted, draws.map_changes.get(i, ()), largest))
     if classic is not None:
         seed = int(rng.integers(2**32))
-        images, labels = transform(images, labels, classic, patch, recipe.mirror_axes, seed)
+        images, labels, previous = transform(images, labels, classic, patch, recipe.mirror_axes, seed, previous)
     if whole and not draws.mixes:
         mine = slice(share.start, share.stop)
-        names, images, labels = names[mine], images[mine], labels[mine]
+        names, images, labels, previous = names[mine], images[mine], labels[mine], previous[mine]
     kept = share if draws.mixes and len(share) < recipe.batch_size else None
     draws = draws if draws.mixes else draws.of(share)
-    values = values_in([labels[i] for i in np.flatnonzero(draws.moved)])
-    return Batch(tuple(names), images, labels, draws, moved_values=values, kept=kept)
+    values = values_in([maps[i] for maps in (labels, previous) if maps for i in np.flatnonzero(draws.moved)])
+    return Batch(
+        tuple(names),
+        images,
+        labels,
+        draws,
+        moved_values=values,
+        kept=kept,
+        previous=previous,
+        num_previous=recipe.num_previous,
+    )
 
 
 def noise_batch(draws: Draws, patch: tuple[int, ...], shape_ck: tuple[int, int], seed: int) -> Batch:

@@ -334,6 +334,8 @@ def to_tensors(batch: Batch, course: Course) -> Augmented:
         batch.draws,
         configuration.patch_size,
         batch.moved_values,
+        batch.previous,
+        num_previous=batch.num_previous,
         pinned=device.type == "cuda",
     )
     augmented = augment(

@@ -82,7 +82,7 @@ def run(
     plan, name = task.plan, task.configuration_name
     origin = "" if task.pretrained is None else task.pretrained.weights_sha256
     inputs = digest(plan, name, task.cases, str(task.fold), origin, str(iterations))
-    data = digest(*(records[case].arrays_sha256 for case in task.cases.training))
+    data = task.data_sha256(records, task.cases.training)
     picture = out.with_suffix(".png")
     earlier = read_if_whole(out, RateTest)
     if earlier is not None and picture.exists() and (earlier.inputs_sha256, earlier.data_sha256) == (inputs, data):

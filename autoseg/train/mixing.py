@@ -19,28 +19,30 @@ def cut_out(image_bczyx: Tensor, boxes: Sequence[Box]) -> None:
         region.copy_(region.mean())
 
 
-def cut_mix(image_bczyx: Tensor, label_bzyx: Tensor, boxes: Sequence[Box]) -> None:
-    """Replace boxes by what another sample has at the same place, labels included."""
+def cut_mix(image_bczyx: Tensor, maps: Sequence[Tensor], boxes: Sequence[Box]) -> None:
+    """Replace boxes by what another sample has at the same place, labels and other maps included."""
     if not boxes:
         return
-    image, label = image_bczyx.clone(), label_bzyx.clone()
-    for box in boxes:
-        place = (slice(None), *box.place)
-        image_bczyx[box.sample][place] = image[box.other][place]
-        label_bzyx[box.sample][box.place] = label[box.other][box.place]
+    for batch in (image_bczyx, *maps):
+        before = batch.clone()
+        for box in boxes:
+            place: tuple[slice, ...] = (*(slice(None) for _ in batch.shape[1 : -len(box.place)]), *box.place)
+            batch[box.sample][place] = before[box.other][place]
 
 
-def copy_paste(image_bczyx: Tensor, label_bzyx: Tensor, pasted_from: NDArray[np.int64], ignore: int | None) -> None:
-    """Copy another sample's foreground over a sample, labels included; what is not annotated is no foreground."""
+def copy_paste(image_bczyx: Tensor, maps: Sequence[Tensor], pasted_from: NDArray[np.int64], ignore: int | None) -> None:
+    """Copy another sample's foreground over a sample, maps included; the first of these are the labels.
+
+    What is not annotated is no foreground.
+    """
     samples = np.flatnonzero(pasted_from != np.arange(len(pasted_from)))
     if samples.size == 0:
         return
     at = torch.from_numpy(samples).to(image_bczyx.device, non_blocking=True)
     source = torch.from_numpy(pasted_from[samples]).to(image_bczyx.device, non_blocking=True)
-    label = label_bzyx.index_select(0, source)
+    label = maps[0].index_select(0, source)
     foreground = label > 0
     if ignore is not None:
         foreground &= label != ignore
-    pasted = torch.where(foreground[:, None], image_bczyx.index_select(0, source), image_bczyx.index_select(0, at))
-    image_bczyx.index_copy_(0, at, pasted)
-    label_bzyx.index_copy_(0, at, torch.where(foreground, label, label_bzyx.index_select(0, at)))
+    for batch, where in ((image_bczyx, foreground[:, None]), *((each, foreground) for each in maps)):
+        batch.index_copy_(0, at, torch.where(where, batch.index_select(0, source), batch.index_select(0, at)))

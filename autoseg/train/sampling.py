@@ -39,10 +39,13 @@ class TrainingCase:
     name : str
     arrays : Arrays
         In memory, or opened on disk for each patch.
+    previous_zyx : Readable or None
+        In the second stage of a cascade: the label map that the first one predicted, int16, shape (Z, Y, X).
     """
 
     name: str
     arrays: Arrays
+    previous_zyx: Readable | None = None
 
     @property
     def image_czyx(self) -> Readable:

@@ -104,6 +104,7 @@ def batch_recipes(task: FoldTask, records: Mapping[str, PreprocessedCase]) -> tu
             augmentation=recipe.augmentation if stream == TRAINING_STREAM else None,
             seeds=(recipe.seed, task.fold, stream),
             rare=_rare_classes(task.plan, [records[name] for name in names]),
+            num_previous=task.plan.num_previous(configuration),
         )
 
     training, validation = task.cases.training, task.cases.validation
@@ -174,7 +175,7 @@ def measure_step_style(
 
     @cache
     def network_in(layout: tuple[bool, bool]) -> UNet:
-        network = build_network(configuration, recipe.num_channels, plan.num_classes).to(device)
+        network = build_network(configuration, plan.num_inputs(configuration), plan.num_classes).to(device)
         suit(network, StepStyle(precision="float32", channels_last=layout[0], compiled=layout[1]))
         return network
 

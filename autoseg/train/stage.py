@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from autoseg import __version__
-from autoseg.artifacts.base import digest, write
+from autoseg.artifacts.base import write
 from autoseg.artifacts.model import StepPeak, TrainedModel
 from autoseg.artifacts.plan import Training
 from autoseg.artifacts.preprocessed import PreprocessedCase
@@ -146,9 +146,9 @@ class _Fold:
 
     @property
     def data_sha256(self) -> str:
-        """Of the arrays, not of the files they were made from: these may have been copied since."""
+        """Of the arrays of all cases."""
         cases = self.task.cases
-        return digest(*(self.records[name].arrays_sha256 for name in (*cases.training, *cases.validation)))
+        return self.task.data_sha256(self.records, (*cases.training, *cases.validation))
 
 
 def _is_done(earlier: TrainedModel, folder: FoldFolder) -> bool:

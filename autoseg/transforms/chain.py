@@ -13,7 +13,7 @@ from autoseg.artifacts.preprocessed import Placement
 from autoseg.images.image import Image, LabelMap
 from autoseg.transforms.crop import Box, nonzero_box
 from autoseg.transforms.normalize import normalize
-from autoseg.transforms.resample import resampled_shape, resize, resize_labels, resized_slabs, separate_axis
+from autoseg.transforms.resample import Shape, resampled_shape, resize, resize_labels, resized_slabs, separate_axis
 
 OUTSIDE = -1
 SLAB_BYTES = 128 * 2**20
@@ -137,12 +137,68 @@ def restore_labels(
     slab, not with classes x volume. A tie goes to the smallest value. Where there are regions, each voxel that is more
     likely inside one than not gets the value that `Plan.regions_class_order` gives it, later ones over earlier ones.
     """
-    kind: type[np.uint8] | type[np.uint16] = np.uint8 if all_values(plan.labels)[-1] < 256 else np.uint16
-    labels: NDArray[np.uint8 | np.uint16] = np.zeros(placement.geometry.shape, kind)
+    labels: NDArray[np.uint8 | np.uint16] = np.zeros(placement.geometry.shape, _label_type(plan))
     window = labels[_box(placement).slices].transpose(plan.transpose_forward)
-    for rows, block in _slabs(logits_kzyx, placement, plan, configuration):
-        window[rows] = _written(block, plan.regions_class_order) if plan.regions_class_order else _winners(block)
+    for rows, block in _file_slabs(logits_kzyx, placement, plan, configuration):
+        window[rows] = _labels(block, plan)
     return labels
+
+
+def next_stage_map(
+    logits_kzyx: NDArray[np.floating],
+    plan: Plan,
+    configuration: Configuration,
+    next_configuration: Configuration,
+    placement: Placement,
+) -> NDArray[np.uint8 | np.uint16]:
+    """The label map of a prediction by the first stage of a cascade, on the grid of the second.
+
+    Parameters
+    ----------
+    logits_kzyx : ndarray of float32 or float16, shape (K, Z, Y, X)
+        On the first stage's grid of the whole crop.
+    plan : Plan
+    configuration, next_configuration : Configuration
+        The two stages.
+    placement : Placement
+        On the second one's grid.
+
+    Returns
+    -------
+    ndarray of uint8, or uint16 where a label's value needs it, shape placement.shape
+
+    Notes
+    -----
+    As `restore_labels`, logits are resampled before the winner is chosen, slab by slab, and never by way of the file's
+    grid. Both stages crop a case alike.
+    """
+    labels: NDArray[np.uint8 | np.uint16] = np.zeros(placement.shape, _label_type(plan))
+    spacing_mm = placement.geometry.spacing_mm
+    spacings = grids(spacing_mm, plan, configuration)[1], grids(spacing_mm, plan, next_configuration)[1]
+    for rows, block in _slabs(logits_kzyx, placement.shape, spacings, configuration):
+        labels[rows] = _labels(block, plan)
+    return labels
+
+
+def with_map(image_czyx: NDArray[np.float32], map_zyx: NDArray[np.integer], num_values: int) -> NDArray[np.float32]:
+    """An image and, for each of the values 1 to `num_values` of a label map, a channel: 1 where it has it, else 0.
+
+    Parameters
+    ----------
+    image_czyx : ndarray of float32, shape (C, Z, Y, X)
+    map_zyx : ndarray of integer, shape (Z, Y, X)
+    num_values : int
+
+    Returns
+    -------
+    ndarray of float32, shape (C + num_values, Z, Y, X)
+    """
+    channels = len(image_czyx)
+    both = np.empty((channels + num_values, *image_czyx.shape[1:]), np.float32)
+    both[:channels] = image_czyx
+    for value, channel in enumerate(both[channels:], start=1):
+        np.equal(map_zyx, value, out=channel, casting="unsafe")
+    return both
 
 
 def restore_probabilities(
@@ -175,12 +231,12 @@ def restore_probabilities(
     probabilities[:1] = has_background
     window = probabilities[(slice(None), *_box(placement).slices)]
     window = window.transpose(0, *(axis + 1 for axis in plan.transpose_forward))
-    for rows, block in _slabs(logits_kzyx, placement, plan, configuration):
+    for rows, block in _file_slabs(logits_kzyx, placement, plan, configuration):
         window[:, rows] = _softmax(block) if has_background else _sigmoid(block)
     return probabilities
 
 
-def _slabs(
+def _file_slabs(
     logits_kzyx: NDArray[np.floating], placement: Placement, plan: Plan, configuration: Configuration
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """The logits on the cropped grid of the file, transposed, slab by slab."""
@@ -191,11 +247,26 @@ def _slabs(
     cropped = _box(placement).shape
     shape = _triple(tuple(cropped[axis] for axis in plan.transpose_forward))
     file_spacing, network_spacing = grids(placement.geometry.spacing_mm, plan, configuration)
+    return _slabs(logits_kzyx, shape, (network_spacing, file_spacing), configuration)
+
+
+def _slabs(
+    logits_kzyx: NDArray[np.floating], shape: Shape, spacings: tuple[Triple, Triple], configuration: Configuration
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """The logits on a grid of this shape, slab by slab; spacings are of the grid that is left and the one reached."""
     how = configuration.resampling
-    apart = separate_axis(network_spacing, file_spacing, how.force_separate_z)
-    slice_bytes = 4 * expected[0] * max(prod(shape[1:]), prod(placement.shape[1:]))
+    apart = separate_axis(*spacings, how.force_separate_z)
+    slice_bytes = 4 * len(logits_kzyx) * max(prod(shape[1:]), prod(logits_kzyx.shape[2:]))
     slab = max(1, SLAB_BYTES // slice_bytes)
     return resized_slabs(logits_kzyx, shape, how.probabilities_order, how.probabilities_order_z, apart, slab)
+
+
+def _label_type(plan: Plan) -> type[np.uint8] | type[np.uint16]:
+    return np.uint8 if all_values(plan.labels)[-1] < 256 else np.uint16
+
+
+def _labels(block_kzyx: NDArray[np.float32], plan: Plan) -> NDArray[np.uint16]:
+    return _written(block_kzyx, plan.regions_class_order) if plan.regions_class_order else _winners(block_kzyx)
 
 
 def _winners(block_kzyx: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -13,9 +13,11 @@ from click.testing import CliRunner
 
 from autoseg import __version__, console, options
 from autoseg.artifacts.base import read, write
+from autoseg.artifacts.dataset import Dataset
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Plan, Training
 from autoseg.cli import main
+from autoseg.datasets.splits import find_splits
 from autoseg.layout import Workspace
 from autoseg.plan.decide import Wishes, make_plan
 
@@ -251,15 +253,38 @@ def test_somebody_elses_description_is_not_written_over(tmp_path):
     assert (raw / "plan.json").exists()
 
 
-def test_the_second_stage_of_a_cascade_is_not_trained(workspace):
-    def cascade(plan):
+@pytest.fixture
+def cascade(workspace):
+    """A workspace whose plan has a cascade."""
+
+    def add(plan):
         full = plan["configurations"]["3d_fullres"]
         plan["configurations"]["3d_lowres"] = full
         plan["configurations"]["3d_cascade_fullres"] = {**full, "previous_stage": "3d_lowres"}
 
-    edit(workspace.plan, cascade)
-    message = explained("train", "0", "-w", workspace.root, "--configuration", "3d_cascade_fullres")
-    assert "train 3d_lowres or 3d_fullres" in message
+    edit(workspace.plan, add)
+    return workspace
+
+
+def test_a_sweep_of_the_rate_trains_no_first_stage(cascade):
+    message = explained("lr-find", "-w", cascade.root, "--configuration", "3d_cascade_fullres", "--device", "cpu")
+    assert "3d_cascade_fullres learns from what 3d_lowres predicts" in message
+    assert f"autoseg train 0 1 2 3 4 --configuration 3d_lowres -w {cascade.root}" in message
+
+
+def test_a_cascade_needs_folds_that_leave_each_case_out_once(cascade):
+    splits = find_splits(read(cascade.dataset, Dataset), read(cascade.plan, Plan), cascade)
+    write(cascade.splits, msgspec.structs.replace(splits, folds=splits.folds[:2]))
+    message = explained("train", "0", "-w", cascade.root, "--configuration", "3d_cascade_fullres", "--device", "cpu")
+    assert "every fold of the first stage is trained on some cases" in message
+    assert not cascade.models("3d_lowres").exists()
+
+
+def test_a_cascade_that_is_not_trained_does_not_predict(cascade, tmp_path):
+    message = explained(
+        "predict", tmp_path, tmp_path / "o", "-w", cascade.root, "--configuration", "3d_cascade_fullres"
+    )
+    assert "no fold is trained yet" in message
 
 
 def save(path, seed):

@@ -10,11 +10,20 @@ from msgspec.structs import replace
 
 from autoseg.artifacts.base import read
 from autoseg.artifacts.geometry import Geometry
-from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
+from autoseg.artifacts.preprocessed import Placement, PreprocessedCase, PreviousMap
 from autoseg.errors import ArtifactError
 from autoseg.layout import Workspace
 from autoseg.machine import locked
-from autoseg.preprocess.store import chunk_shapes, load_case, open_case, remove_leftovers, write_case
+from autoseg.preprocess.store import (
+    StoredMap,
+    chunk_shapes,
+    is_whole,
+    load_case,
+    open_case,
+    remove_leftovers,
+    write_case,
+    write_map,
+)
 
 SHAPE = (9, 70, 65)
 
@@ -140,3 +149,26 @@ def test_chunks_fit_patch_and_cache(shape, patch):
     assert len(patch) == 3 or block[0] == 1
     assert prod(chunk) <= 2**18
     assert prod(block) <= 2**13
+
+
+def test_a_map_of_the_first_stage_is_read_in_part_and_refused_when_it_was_exchanged(tmp_path):
+    predicted = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+    files = Workspace(tmp_path).previous_map("c", "a.b")
+    record = PreviousMap(
+        name="a.b", inputs_sha256="x", map_sha256="y", configuration_name="low", fold=2, weights_sha256="z"
+    )
+    write_map(files, predicted, record, (4, 32, 32))
+    assert read(files.record, PreviousMap) == record
+    stored = ForkingPickler.loads(ForkingPickler.dumps(StoredMap(files.map, "y", SHAPE)))
+    box = (slice(2, 7), slice(1, 33), slice(40, 65))
+    assert stored[box].dtype == np.int16
+    np.testing.assert_array_equal(stored[box], predicted[box])
+    assert is_whole(files, "y")
+    with pytest.raises(ArtifactError, match="exchanged"):
+        StoredMap(files.map, "another", SHAPE)[box]
+    files.map.write_bytes(files.map.read_bytes()[:-100])
+    assert not is_whole(files, "y")
+    leftover = files.map.with_name(f".{files.map.name}.abcd.part")
+    leftover.touch()
+    remove_leftovers([files])
+    assert not leftover.exists()

@@ -109,7 +109,7 @@ def test_slices_of_a_flat_patch_are_moved_alike_and_keep_their_place():
     plane = rng.standard_normal(edges[1:]).astype(np.float32)
     image = np.stack([plane, plane + 100])[None]
     label = np.stack([np.zeros(edges[1:], np.int16), np.ones(edges[1:], np.int16)])
-    (image,), (label,) = transform([image], [label], only_turned, patch, (), 4)
+    (image,), (label,), _ = transform([image], [label], only_turned, patch, (), 4)
     np.testing.assert_allclose(image[0, 1], image[0, 0] + 100, atol=1e-3)
     assert not np.allclose(image[0, 0], plane[2:12, 2:12], atol=0.1)
     assert (label[0] == 0).all()

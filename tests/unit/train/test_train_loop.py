@@ -680,8 +680,39 @@ def test_how_often_is_saved_is_no_other_setting(task, cases, folder):
     assert run_stage(replace(task, plan=plan), cases, folder) == model
 
 
+def as_second_stage(task, cases):
+    """The fold of a cascade whose first stage predicted the truth."""
+    low = task.plan.configurations["3d_fullres"]
+    changes = Augmentation(previous_morphology_probability=1.0, previous_morphology_radius=(1, 1))
+    plan = msgspec.structs.replace(
+        task.plan,
+        configurations={"3d_lowres": low, "3d_fullres": msgspec.structs.replace(low, previous_stage="3d_lowres")},
+        training=msgspec.structs.replace(task.plan.training, augmentation=changes),
+    )
+    hashes = {case.name: f"map of {case.name}" for case in cases}
+    return (
+        replace(task, plan=plan, previous_sha256=hashes),
+        [replace(case, previous_zyx=np.asarray(case.label_zyx)) for case in cases],
+    )
+
+
+def test_a_second_stage_is_trained_from_the_maps_of_the_first(task, cases, folder):
+    second, with_maps = as_second_stage(task, cases)
+    model = run_stage(second, with_maps, folder)
+    assert model.num_parameters == sum(p.numel() for p in build_network(model.configuration, 2, 2).parameters())
+    assert model.data_sha256 != second.data_sha256(changed_records(cases), ("case_0", "case_1", "case_2"))
+    assert run_stage(second, with_maps, folder) == model
+    write(folder.manifest, msgspec.structs.replace(model, finished=False))
+    other = replace(second, previous_sha256={**second.previous_sha256, "case_1": "another"})
+    with pytest.raises(SettingError, match="the data changed since"):
+        run_stage(other, with_maps, folder)
+
+
+@pytest.mark.parametrize("is_second_stage", [False, True])
 @pytest.mark.parametrize(("batches", "by"), [(1, signal.SIGINT), (4, signal.SIGTERM)])
-def test_an_interrupt_and_the_same_command_give_the_same_weights(task, cases, tmp_path, batches, by):
+def test_an_interrupt_and_the_same_command_give_the_same_weights(task, cases, tmp_path, batches, by, is_second_stage):
+    if is_second_stage:
+        task, cases = as_second_stage(task, cases)
     undisturbed, stopped = (Workspace(tmp_path / name).fold("3d_fullres", 0) for name in "ab")
     probe = run_stage(task, cases, undisturbed)
     # Both in the arithmetic that is the same every time, as a run that was measured before.

@@ -10,7 +10,8 @@ from autoseg.artifacts.plan import Configuration, Plan, Resampling
 from autoseg.artifacts.preprocessed import Placement
 from autoseg.images.image import Image, LabelMap
 from autoseg.transforms import chain
-from autoseg.transforms.chain import forward, restore_labels, restore_probabilities
+from autoseg.transforms.chain import forward, next_stage_map, restore_labels, restore_probabilities, with_map
+from autoseg.transforms.resample import resize
 
 CT = IntensityStatistics(mean=90, median=95, std=50, min=-500, max=900, percentile_00_5=-60, percentile_99_5=220)
 
@@ -94,6 +95,30 @@ def test_normalization_happens_inside_the_mask(plan, configuration, case):
     assert abs(inside.mean()) < 1e-6
     assert abs(inside.std() - 1) < 1e-6
     np.testing.assert_allclose(prepared.image_czyx[1], (0 - 90) / 50, rtol=1e-6)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_the_map_for_the_next_stage_goes_straight_to_its_grid(plan, configuration, case, regions):
+    if regions:
+        plan = replace(plan, labels={"background": 0, "both": (1, 2), "core": (2,)}, regions_class_order=(1, 2))
+    low = replace(configuration, spacing=(1.5, 1.5, 2.0))
+    image, label = case
+    placement = forward(image, label, plan, configuration).placement
+    shape = forward(image, label, plan, low).placement.shape
+    assert (placement.shape, shape) == ((3, 3, 3), (2, 2, 2))
+    logits = np.random.default_rng(0).standard_normal((plan.num_classes, *shape)).astype(np.float32)
+    made = next_stage_map(logits, plan, low, configuration, placement)
+    assert made.dtype == np.uint8
+    there = resize(logits, placement.shape, 1, 0, None)
+    expected = np.where(there[1] > 0, 2, there[0] > 0) if regions else there.argmax(axis=0)
+    np.testing.assert_array_equal(made, expected)
+
+
+def test_a_map_becomes_channels():
+    image = np.ones((1, 1, 2, 2), np.float32)
+    both = with_map(image, np.array([[[0, 1], [3, 2]]], np.int16), 3)
+    assert both.dtype == np.float32
+    assert both[:, 0].tolist() == [[[1, 1], [1, 1]], [[0, 1], [0, 0]], [[0, 0], [0, 1]], [[0, 0], [1, 0]]]
 
 
 def test_slices_of_2d_are_not_resampled(plan, configuration, case):
