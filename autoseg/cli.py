@@ -24,7 +24,7 @@ class _Program(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as interrupt:
-            goes_on = ctx.invoked_subcommand in ("preprocess", "train", "predict")
+            goes_on = ctx.invoked_subcommand in ("preprocess", "train", "predict", "distill")
             again = "goes on from here" if goes_on else "begins anew"
             but = " without --restart" if ctx.meta.get(RESTART) else ""
             click.echo(f"interrupted; the same command{but} {again}", err=True)
@@ -527,6 +527,87 @@ def import_nnunet(model_folder: Path, bundle: Path, folds: str | None) -> None:
 
     written = pipeline.import_nnunet(model_folder, bundle, folds=folds.split(",") if folds else None)
     click.echo(f"{len(written.folds)} folds -> {bundle}")
+
+
+@main.command()
+@click.option("--folds", default=None, metavar="0,1,...", show_default="all trained", help="Folds to learn from.")
+@click.option(
+    "--width",
+    type=Finite(min=0, max=1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="The student's feature maps, as a share of its teachers'.",
+)
+@click.option(
+    "--share",
+    type=Finite(min=0, max=1),
+    default=0.5,
+    show_default=True,
+    help="Of the loss that is for the teachers' answers, not for the labels.",
+)
+@click.option(
+    "--temperature",
+    type=Finite(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="Above 1, what teachers find unlikely counts more.",
+)
+@click.option("--images", type=FOLDER, help="Cases that took no part in training, to compare both on.")
+@click.option("--labels", type=FOLDER, help="Their label maps.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Train for so many epochs.")
+@click.option("--max-hours", type=Finite(min=0, min_open=True), help="Fit the training to this time.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of weights, batches and augmentation.")
+@click.option("--restart", is_flag=True, help="Throw an earlier student away.")
+@options.configuration
+@options.settings
+@options.workspace
+@options.device
+@options.jobs
+@options.common
+def distill(
+    folds: str | None,
+    width: float,
+    share: float,
+    temperature: float,
+    images: Path | None,
+    labels: Path | None,
+    epochs: int | None,
+    max_hours: float | None,
+    seed: int | None,
+    restart: bool,
+    configuration: str | None,
+    settings: tuple[str, ...],
+    workspace: Path,
+    device: str,
+    jobs: int | None,
+) -> None:
+    """Train a small network that imitates trained folds, and compare it with them.
+
+    Reads the workspace's trained folds and preprocessed/. Writes models/CONFIGURATION_student/fold_0/, which
+    `predict` and `export` take with `--configuration CONFIGURATION_student`, and distillation.json beside it.
+    """
+    from autoseg import console
+    from autoseg.distill import Wish
+    from autoseg.distill import distill as run
+
+    click.get_current_context().meta[RESTART] = restart
+    space = Workspace(workspace)
+    wish = Wish(
+        configuration_name=configuration,
+        folds=options.folds(tuple(folds.split(","))) if folds else None,
+        width=width,
+        share=share,
+        temperature=temperature,
+        settings=(*settings, *options.recipe(epochs, max_hours, seed=seed)),
+        images=images,
+        labels=labels,
+        jobs=options.count(jobs),
+        restart=restart,
+    )
+    result = run(space, wish, device_name=device)
+    for line in console.distillation_lines(result):
+        click.echo(line)
+    click.echo(f"-> {space.distillation(result.configuration_name)}")
 
 
 @main.command()

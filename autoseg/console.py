@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from autoseg.artifacts.distillation import Distillation
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Plan
@@ -40,6 +41,17 @@ def plan_lines(plan: Plan) -> list[str]:
             "(nnU-Net mirrors it)"
         )
     return lines
+
+
+def distillation_lines(result: Distillation) -> list[str]:
+    """How a student compares with its teachers."""
+    lines = [
+        f"{who}: Dice {'none' if side.dice is None else f'{side.dice:.4f}'}, {side.seconds:.1f} s, "
+        f"{side.num_parameters / 1e6:.2f} million weights"
+        for who, side in (("teacher", result.teacher), ("student", result.student))
+    ]
+    known = "that took no part in training" if result.unseen else "that both were trained on: Dice is too good"
+    return [*lines, f"{result.speed_ratio:.1f} times as fast, on {len(result.cases)} cases {known}"]
 
 
 def case_lines(fingerprint: Fingerprint) -> list[str]:

@@ -178,6 +178,10 @@ class Workspace:
         """Folder of one fold."""
         return FoldFolder(self.models(configuration) / f"fold_{fold}")
 
+    def distillation(self, configuration: str) -> Path:
+        """How a student compares with its teachers."""
+        return self.models(configuration) / "distillation.json"
+
     def rate_test(self, configuration: str, fold: int) -> Path:
         """What the sweep of a fold's learning rate found; beside the fold's folder, with which it has nothing to do."""
         return self.models(configuration) / f"lr_find_{fold}.json"

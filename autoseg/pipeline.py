@@ -191,7 +191,7 @@ def _train(workspace: Workspace, wish: TrainingWish, device: "torch.device", ran
         dataset, tasks, cases = _prepare(workspace, wish, device, writes=ranks.is_first)
     plan = tasks[0].plan
     # Read when first asked for: a fold that is finished and scored needs none.
-    arrays = cache(partial(_training_cases, cases, plan, ranks.local_size))
+    arrays = cache(partial(training_cases, cases, plan, ranks.local_size))
     for task in tasks:
         folder = workspace.fold(task.configuration_name, task.fold)
         stage.run(
@@ -408,7 +408,7 @@ def lr_find(workspace: Workspace, wish: TrainingWish, *, device_name: str, itera
     name = task.configuration_name
     cases = _prepared_cases(workspace, dataset, task, first, device, wish.jobs)
     task = replace(task, previous_sha256=cases.map_sha256)
-    arrays = cache(partial(_training_cases, cases, task.plan, 1))
+    arrays = cache(partial(training_cases, cases, task.plan, 1))
     return lr_find.run(
         task,
         cases.records,
@@ -493,7 +493,7 @@ def _origin(
     return source
 
 
-def _training_cases(cases: PreparedCases, plan: Plan, num_readers: int) -> dict[str, "TrainingCase"]:
+def training_cases(cases: PreparedCases, plan: Plan, num_readers: int) -> dict[str, "TrainingCase"]:
     """The cases' arrays: in memory where all fit the plan's share of it for each process, else read patch by patch."""
     from math import prod
 

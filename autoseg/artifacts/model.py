@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from autoseg.artifacts.base import Artifact, Record
-from autoseg.artifacts.bounds import AtLeastOne, Count, NonNegative
+from autoseg.artifacts.bounds import AtLeastOne, Count, NonNegative, Positive, Share
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.labels import Value
 from autoseg.artifacts.plan import Configuration, Plan
@@ -80,6 +80,32 @@ class CarriedOver(Record, frozen=True, kw_only=True):
     fresh: Count = 0
 
 
+class Teaching(Record, frozen=True, kw_only=True):
+    """The trained folds that a student imitates.
+
+    Attributes
+    ----------
+    paths : tuple of str
+        Their folders; where they were then.
+    weights_sha256 : tuple of str
+        Of their weights.
+    share : float
+        Of the loss that is for them, not for the labels.
+    temperature : float
+        By which logits are divided before the two are compared: above 1, what is unlikely counts more.
+    """
+
+    paths: tuple[str, ...]
+    weights_sha256: tuple[str, ...]
+    share: Share
+    temperature: Positive
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What a student's weights depend on, wherever the folders are now."""
+        return (*self.weights_sha256, f"{self.share:g} {self.temperature:g}")
+
+
 class Pretrained(Record, frozen=True, kw_only=True):
     """The weights that a training began with, where it did not begin from scratch.
 
@@ -125,6 +151,8 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     file_values : tuple of int
         What is written for each of 0, 1, 2, ..., as in the dataset's label files; empty where it is the same.
     pretrained : Pretrained or None
+    teaching : Teaching or None
+        Of a student.
         None: trained from scratch.
     step : StepStyle
     step_seconds : dict of str to float
@@ -154,6 +182,7 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     naming: Naming
     file_values: tuple[Value, ...] = ()
     pretrained: Pretrained | None = None
+    teaching: Teaching | None = None
     step: StepStyle
     step_seconds: dict[str, float]
     class_weights: tuple[float, ...] = ()

@@ -9,7 +9,7 @@ import msgspec
 
 from autoseg.artifacts.base import digest, read
 from autoseg.artifacts.labels import has_regions
-from autoseg.artifacts.model import EarlierEnd, TrainedModel
+from autoseg.artifacts.model import EarlierEnd, Teaching, TrainedModel
 from autoseg.artifacts.overlay import differences
 from autoseg.artifacts.plan import Plan
 from autoseg.errors import ArtifactError, SettingError
@@ -27,7 +27,13 @@ def inputs_of(task: FoldTask) -> str:
     """Hash of all that determines the weights."""
     determining = msgspec.json.encode(_determining(task.plan, task.configuration_name))
     origin = () if task.pretrained is None else (task.pretrained.weights_sha256,)
-    return digest(determining, task.cases, str(task.fold), *origin)
+    taught = () if task.teacher is None else task.teacher.record.identity
+    return digest(determining, task.cases, str(task.fold), *origin, *taught)
+
+
+def teaching_of(task: FoldTask) -> Teaching | None:
+    """Whom the task imitates."""
+    return None if task.teacher is None else task.teacher.record
 
 
 def with_todays_prediction(earlier: TrainedModel, task: FoldTask) -> TrainedModel:
@@ -99,6 +105,9 @@ def find_earlier(task: FoldTask, folder: FoldFolder, *, extend: bool = False) ->
     changed = differences(then, now)
     if earlier.cases != task.cases:
         changed.insert(0, "the fold's cases changed")
+    taught = [None if record is None else record.identity for record in (earlier.teaching, teaching_of(task))]
+    if taught[0] != taught[1]:
+        changed.insert(0, "the teacher's folds, or how much they count, changed")
     changed = [*other_beginning(earlier.pretrained, task.pretrained), *changed]
     longer = ", --extend to train a finished one for longer" if earlier.finished else ""
     raise SettingError(

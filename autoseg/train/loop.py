@@ -25,6 +25,7 @@ from autoseg.train.losses import Objective, deep_loss, level_weights, overlap_co
 from autoseg.train.patience import annealing, follow
 from autoseg.train.schedule import learning_rate, progress_by_count, progress_by_time
 from autoseg.train.state import TrainState
+from autoseg.train.teacher import Teacher
 from autoseg.train.validate import FORWARD_SHARE, MOST_SHARE, WholeCases, is_due, predict_whole
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,8 @@ class Course:
         The network as these processes share it.
     ahead : bool
         Whether each batch is made during the step before, so that a device with a queue of its own has work meanwhile.
+    teacher : Teacher or None
+        Whom the network imitates beside the labels.
     """
 
     configuration: Configuration
@@ -129,6 +132,7 @@ class Course:
     ranks: Ranks = ALONE
     shared: SharedNetwork | None = None
     ahead: bool = False
+    teacher: Teacher | None = None
 
     @property
     def apart(self) -> bool:
@@ -322,6 +326,9 @@ def step_loss(network: UNet, batch: Augmented, course: Course) -> tuple[Tensor, 
     if batch.other_labels is not None:
         other = deep_loss(levels, batch.other_labels, weights, course.objective)
         loss = batch.own_share * loss + (1 - batch.own_share) * other
+    if course.teacher is not None:
+        share = course.teacher.record.share
+        loss = (1 - share) * loss + share * course.teacher.loss(batch.images, levels[0])
     return loss, levels
 
 

@@ -114,7 +114,7 @@ def batch_recipes(task: FoldTask, records: Mapping[str, PreprocessedCase]) -> tu
 def _rare_classes(plan: Plan, records: Sequence[PreprocessedCase]) -> RareClasses | None:
     """What is preferred among these cases; None where the recipe prefers nothing."""
     strength, names = plan.training.rare_class_sampling, list(foreground(plan.labels))
-    if strength == 0 or not names:
+    if strength == 0 or not names or not records:
         return None
     presence = np.array([[record.foreground_voxels[name] > 0 for name in names] for record in records])
     return weigh_rare_classes(presence, strength)

@@ -30,7 +30,14 @@ from autoseg.train.distributed import (
     check_statistics,
     with_shared_statistics,
 )
-from autoseg.train.earlier import find_begun, find_earlier, inputs_of, manifest_path, with_todays_prediction
+from autoseg.train.earlier import (
+    find_begun,
+    find_earlier,
+    inputs_of,
+    manifest_path,
+    teaching_of,
+    with_todays_prediction,
+)
 from autoseg.train.journal import Board, ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
 from autoseg.train.loading import Batches
 from autoseg.train.loop import Course, EpochReport, progress_of, train
@@ -226,6 +233,7 @@ def _set_up(
         naming=task.naming,
         file_values=task.file_values,
         pretrained=pretrained,
+        teaching=teaching_of(task),
         step=style,
         step_seconds=seconds,
         class_weights=weights,
@@ -385,6 +393,7 @@ def _train(
         ranks=ranks,
         shared=SharedNetwork(state.network, device, num_levels) if ranks.size > 1 else None,
         ahead=device.type == "cuda",
+        teacher=task.teacher,
     )
     try:
         with stop_requested() as stopped:
@@ -395,8 +404,8 @@ def _train(
             board.close()
         training.close()
         validation.close()
-    # What is predicted is a step of the whole batch in one process.
-    if watch.peak_bytes is None or ranks.size > 1:
+    # What is predicted is a step of the whole batch in one process, without a teacher's.
+    if watch.peak_bytes is None or ranks.size > 1 or task.teacher is not None:
         return None
     configuration = manifest.configuration
     predicted = training_step_memory(

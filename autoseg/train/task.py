@@ -10,6 +10,7 @@ from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.splits import Fold
 from autoseg.networks.stored import StoredFold
+from autoseg.train.teacher import Teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class FoldTask:
         As the dataset's.
     pretrained : StoredFold, Pretrained or None
         The weights it begins with, as asked or as an earlier run recorded; None: fresh ones.
+    teacher : Teacher or None
+        Whom it imitates beside the labels.
     previous_sha256 : mapping of str to str
         In the second stage of a cascade: of what the first one predicted of each case, by the case's name.
     """
@@ -40,6 +43,7 @@ class FoldTask:
     naming: Naming
     file_values: tuple[int, ...] = ()
     pretrained: StoredFold | Pretrained | None = None
+    teacher: Teacher | None = None
     previous_sha256: Mapping[str, str] = field(default_factory=dict)
 
     def data_sha256(self, records: Mapping[str, PreprocessedCase], names: Sequence[str]) -> str:
