@@ -215,7 +215,7 @@ def _compared_cases(dataset: Dataset, wish: Wish) -> tuple[list[Case], dict[str,
         there = [case for case in dataset.cases if case.name in chosen]
         cases = [replace(case, images=tuple(str(root / image) for image in case.images)) for case in there]
         return cases, {case.name: root / (case.label or "") for case in there}
-    cases = group_inputs([wish.images], dataset.naming, len(dataset.channel_names))
+    cases = list(group_inputs([wish.images], dataset.naming, len(dataset.channel_names)))
     endings = (dataset.naming.label_suffix, "")
     labels = {
         case.name: next(
