@@ -24,7 +24,7 @@ class _Program(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as interrupt:
-            goes_on = ctx.invoked_subcommand in ("preprocess", "train", "predict", "distill")
+            goes_on = ctx.invoked_subcommand in ("preprocess", "train", "select", "predict", "distill")
             again = "goes on from here" if goes_on else "begins anew"
             but = " without --restart" if ctx.meta.get(RESTART) else ""
             click.echo(f"interrupted; the same command{but} {again}", err=True)
@@ -53,6 +53,7 @@ def main() -> None:
     \b
       autoseg plan RAW -w W          measure the dataset and plan
       autoseg train all -w W         train, predict and score every fold
+      autoseg select -w W            choose what predicts, and learn post-processing
       autoseg predict IN OUT -w W    segment new volumes
       autoseg compare A B            paired statistics of two results
     """  # noqa: D301 - click wants the character itself
@@ -384,9 +385,46 @@ def lr_find(
 
 
 @main.command()
+@click.option(
+    "--configuration",
+    "configurations",
+    metavar="NAME",
+    multiple=True,
+    show_default="all that are trained",
+    help="What to choose from; repeatable.",
+)
+@click.option("--folds", default=None, metavar="0,1,...", show_default="all in common", help="Folds to judge by.")
+@options.workspace
+@options.device
+@options.jobs
+@options.common
+def select(configurations: tuple[str, ...], folds: str | None, workspace: Path, device: str, jobs: int | None) -> None:
+    """Choose the best configuration, or pair of them, and learn post-processing, from cross-validation.
+
+    Reads the workspace's trained folds and their validation cases. Writes selection.json, by which `predict` goes from
+    then on, and keeps the probabilities of the cases in models/CONFIGURATION/fold_FOLD/validation/probabilities/.
+    """
+    from autoseg import console, selecting
+
+    space = Workspace(workspace)
+    chosen = selecting.select(
+        space,
+        configurations=configurations,
+        folds=options.folds(tuple(folds.split(","))) if folds else None,
+        device_name=device,
+        jobs=options.count(jobs),
+    )
+    for line in console.selection_lines(chosen):
+        click.echo(line)
+    click.echo(f"-> {space.selection}")
+
+
+@main.command()
 @click.argument("inputs", nargs=-1, required=True, type=EXISTING, metavar="INPUT...")
 @click.argument("output", type=ANY_PATH)
-@click.option("--folds", default=None, metavar="0,1,...", show_default="all trained", help="Folds to average.")
+@click.option(
+    "--folds", default=None, metavar="0,1,...", show_default="as selected, else all trained", help="Folds to average."
+)
 @click.option("--no-mirroring", is_flag=True, help="One pass, not one for each mirroring: faster, a little worse.")
 @click.option(
     "--step",
@@ -437,7 +475,8 @@ def predict(
 ) -> None:
     """Segment new volumes: INPUT files or folders, into the folder OUTPUT.
 
-    Reads the workspace's trained folds, or those of a bundle (`--model`). Writes one label map a case, on the case's
+    Reads the workspace's trained folds, as selection.json says where there is one and neither --configuration nor
+    --folds is given, or those of a bundle (`--model`). Writes one label map a case, on the case's
     own grid and in its kind of file, and prediction.json.
     """
     from autoseg import pipeline
@@ -473,7 +512,13 @@ def predict(
 
 @main.command()
 @click.argument("out", type=ANY_PATH)
-@click.option("--folds", default=None, metavar="0,1,...", show_default="all trained", help="Folds to take along.")
+@click.option(
+    "--folds",
+    default=None,
+    metavar="0,1,...",
+    show_default="as selected, else all trained",
+    help="Folds to take along.",
+)
 @click.option("--onnx", is_flag=True, help="Write a folder of ONNX files with a program that needs no autoseg.")
 @click.option(
     "--model", "bundle", type=EXISTING_FILE, default=None, help="With --onnx: take a bundle's folds, not a workspace's."

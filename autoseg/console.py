@@ -9,6 +9,7 @@ from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.fingerprint import Fingerprint
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.rate_test import RateTest
+from autoseg.artifacts.selection import Difference, Selection
 from autoseg.artifacts.splits import Splits
 from autoseg.datasets.found import some
 from autoseg.datasets.remarks import case_remarks
@@ -112,6 +113,34 @@ def rate_lines(test: RateTest, *, workspace: Path, pretrained: Path | None) -> l
         f"proposed learning rate: {test.proposed_rate:g}, in the middle between the loss's fall and its rise",
         shlex.join(command),
     ]
+
+
+def selection_lines(selection: Selection) -> list[str]:
+    """What was judged, how it compares, and what is chosen."""
+    folds = ", ".join(map(str, selection.judged_on))
+    lines = [f"{selection.num_cases} cases that no fold has seen (folds {folds})"]
+    lines += [f"left out: {words}" for words in selection.left_out]
+    lines += [
+        f"{candidate.words}: Dice {candidate.mean_dice:.4f}{_against(candidate.compared_with, candidate.difference)}"
+        for candidate in selection.candidates
+    ]
+    for trial in selection.rule_trials:
+        what = f"{trial.label or 'whole foreground'}: {trial.why}" if trial.rule is None else trial.rule.words
+        why = "" if trial.rule is None else f", {trial.why}"
+        lines.append(f"{what}: Dice {trial.dice_before:.4f} -> {trial.dice_after:.4f}{_chance(trial.difference)}{why}")
+    return [*lines, f"chosen: {selection.words}"]
+
+
+def _against(simpler: str | None, difference: Difference | None) -> str:
+    if simpler is None or difference is None:
+        return ""
+    real = "really better" if difference.is_real_gain else "not really better"
+    return f", {difference.mean:+.4f} against {simpler}{_chance(difference)}: {real}"
+
+
+def _chance(difference: Difference) -> str:
+    p = "too few cases differ" if difference.p_wilcoxon is None else f"p {difference.p_wilcoxon:.3g}"
+    return f" ({difference.num_higher} cases up, {difference.num_lower} down, {p})"
 
 
 def score_lines(evaluation: Evaluation) -> list[str]:

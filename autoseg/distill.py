@@ -26,11 +26,12 @@ from autoseg.networks.device import choose_device
 from autoseg.pipeline import PreparedCases, evaluate, open_workspace, preprocess, training_cases
 from autoseg.predict import stage as prediction
 from autoseg.predict.models import LoadedModel, load_models
-from autoseg.predictor import RawVolume, ending_of_label, trained_folds
+from autoseg.predictor import RawVolume, ending_of_label
 from autoseg.train import stage as training
 from autoseg.train.task import FoldTask
 from autoseg.train.teacher import Teacher
 from autoseg.train.validate import choose_cases
+from autoseg.trained import load_trained
 
 log = logging.getLogger(__name__)
 SUFFIX = "_student"
@@ -89,7 +90,7 @@ def distill(workspace: Workspace, wish: Wish, *, device_name: str) -> Distillati
         A fold is not trained, or is the second stage of a cascade.
     """
     device = choose_device(device_name)
-    teachers = load_models(trained_folds(workspace, wish.configuration_name, wish.folds), device)
+    teachers = load_trained(workspace, wish.configuration_name, wish.folds, device)
     dataset, _ = open_workspace(workspace)
     task = student_task(teachers, dataset, wish, device)
     folder = workspace.fold(task.configuration_name, task.fold)

@@ -60,6 +60,10 @@ class FoldFolder:
         """Folder of the predicted validation cases."""
         return self.root / "validation"
 
+    def levels(self, case: str) -> Path:
+        """Probabilities of a validation case, where `select` needs them."""
+        return self.validation / "probabilities" / f"{case}.b2nd"
+
     @property
     def evaluation(self) -> Path:
         """Scores of the validation cases."""
@@ -145,6 +149,11 @@ class Workspace:
     def splits(self) -> Path:
         """Which cases train and which validate, fold by fold."""
         return self.root / "splits.json"
+
+    @property
+    def selection(self) -> Path:
+        """Which configurations predict, what is done with their predictions, and why."""
+        return self.root / "selection.json"
 
     @property
     def lock(self) -> Path:

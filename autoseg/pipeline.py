@@ -3,7 +3,8 @@
     raw folder -> dataset.json -> fingerprint.json -> plan.json -> preprocessed/ -> models/ -> predictions
                                                                               -> evaluation -> comparison
 
-The first two steps stand in planning.py, which knows every way to a plan; the others here.
+The first two steps stand in planning.py, which knows every way to a plan; what cross-validation teaches (7, 8) in
+selecting.py; the others here.
 
 Stages don't know each other; what one needs of another is passed on here. Stage modules are imported where they
 are used, so that planning never waits for torch.
@@ -18,12 +19,12 @@ from typing import TYPE_CHECKING
 
 from autoseg.artifacts.base import digest, read, read_json
 from autoseg.artifacts.bundle import Bundle, write_bundle
-from autoseg.artifacts.dataset import Dataset, Repair
+from autoseg.artifacts.dataset import Case, Dataset, Repair
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.labels import all_values, foreground, ignored
 from autoseg.artifacts.model import Pretrained, TrainedModel
 from autoseg.artifacts.overlay import overlay
-from autoseg.artifacts.plan import Plan
+from autoseg.artifacts.plan import PREFERRED, Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.rate_test import RateTest
 from autoseg.artifacts.splits import Fold, Splits
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from autoseg.artifacts.onnx_model import OnnxModel
     from autoseg.cascade import FirstStage
+    from autoseg.evaluate.stage import CasePair
     from autoseg.networks.stored import StoredFold
     from autoseg.networks.unet import UNet
     from autoseg.predict.case import Volume
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from autoseg.train.task import FoldTask
 
 log = logging.getLogger(__name__)
-PREFERRED = ("3d_fullres", "2d")
 SMALL_BYTES = 2**20
 
 
@@ -207,7 +208,7 @@ def _train(workspace: Workspace, wish: TrainingWish, device: "torch.device", ran
             ranks=ranks,
         )
         if ranks.is_first:
-            evaluations[task.fold] = _validate(dataset, cases, task.cases.validation, folder, device, wish.jobs)
+            evaluations[task.fold] = validate_fold(dataset, cases, task.cases.validation, folder, device, wish.jobs)
     return evaluations
 
 
@@ -334,21 +335,23 @@ def _prepare(
             find_earlier(task, workspace.fold(task.configuration_name, task.fold), extend=wish.extend)
     if writes:
         keep_splits(splits, dataset, workspace)
-    cases = _prepared_cases(workspace, dataset, tasks[0], first, device, wish.jobs, writes=writes)
+    plan, name = tasks[0].plan, tasks[0].configuration_name
+    cases = prepared_cases(workspace, dataset, plan, name, first, device, wish.jobs, writes=writes)
     return dataset, [replace(task, previous_sha256=cases.map_sha256) for task in tasks], cases
 
 
-def _prepared_cases(
+def prepared_cases(
     workspace: Workspace,
     dataset: Dataset,
-    task: "FoldTask",
+    plan: Plan,
+    name: str,
     first: "FirstStage | None",
     device: "torch.device",
     jobs: int,
     *,
     writes: bool = True,
 ) -> PreparedCases:
-    """The cases of a task's configuration, preprocessed, and with what the first stage of a cascade predicts of them.
+    """The cases of a configuration, preprocessed, and with what the first stage of a cascade predicts of them.
 
     Raises
     ------
@@ -358,7 +361,6 @@ def _prepared_cases(
     from autoseg.cascade import Cascade, find_maps, make_maps
     from autoseg.preprocess import stage
 
-    plan, name = task.plan, task.configuration_name
     if first is not None and first.missing:
         numbers = list(map(str, first.missing))
         raise SettingError(
@@ -406,7 +408,7 @@ def lr_find(workspace: Workspace, wish: TrainingWish, *, device_name: str, itera
     device = choose_device(device_name)
     dataset, _, (task,), first = _fold_tasks(workspace, replace(wish, restart=True))
     name = task.configuration_name
-    cases = _prepared_cases(workspace, dataset, task, first, device, wish.jobs)
+    cases = prepared_cases(workspace, dataset, task.plan, name, first, device, wish.jobs)
     task = replace(task, previous_sha256=cases.map_sha256)
     arrays = cache(partial(training_cases, cases, task.plan, 1))
     return lr_find.run(
@@ -527,7 +529,7 @@ def _case_dice(
     name: str,
 ) -> float | None:
     """Mean foreground Dice of a case on its own grid, predicted without mirroring by a network in training."""
-    from autoseg.evaluate.stage import CasePair, mean_dice
+    from autoseg.evaluate.stage import mean_dice
     from autoseg.images.image import LabelMap
     from autoseg.predict.case import label_map, mean_logits
     from autoseg.predict.models import LoadedModel
@@ -536,20 +538,27 @@ def _case_dice(
     volume = cases.volume(name).read(model)
     logits = mean_logits([model], volume.image_czyx, device=device, mirror_axes=(), step=manifest.plan.prediction.step)
     case = next(case for case in dataset.cases if case.name == name)
+    return mean_dice(LabelMap(label_map(logits, volume, model), volume.placement.geometry), case_pair(dataset, case))
+
+
+def case_pair(dataset: Dataset, case: Case) -> "CasePair":
+    """A case's reference, and the file name of its prediction."""
+    from autoseg.evaluate.stage import CasePair
+    from autoseg.predictor import ending_of_label
+
     labels = dataset.labels_in_files
-    pair = CasePair(
-        case=name,
-        predicted=Path(),
+    return CasePair(
+        case=case.name,
+        predicted=Path(case.name + ending_of_label(case)),
         reference=Path(dataset.root) / (case.label or ""),
         labels=foreground(labels),
         ignore=ignored(labels),
         tolerance_mm={},
         repair=dataset.repair,
     )
-    return mean_dice(LabelMap(label_map(logits, volume, model), volume.placement.geometry), pair)
 
 
-def _validate(
+def validate_fold(
     dataset: Dataset,
     cases: PreparedCases,
     names: Sequence[str],
@@ -600,8 +609,8 @@ def predict(
     ----------
     model : Path
         A workspace, or a bundle.
-    folds : sequence of int or None
-        None: every fold that is trained.
+    configuration_name, folds
+        As for `Predictor`.
     scheduler : str, optional
         Address of a dask scheduler, whose workers then predict; `device_name` is theirs.
 
@@ -630,25 +639,44 @@ def export_bundle(
 
     Parameters
     ----------
-    folds : sequence of int or None
-        None: every fold that is trained.
+    configuration_name, folds
+        As for `Predictor`, of which the bundle does the same.
 
     Raises
     ------
     SettingError
-        A fold is not trained to its end, or folds don't fit together.
+        A fold is not trained to its end, folds don't fit together, or two configurations are selected.
     """
     import torch
 
     from autoseg.networks.stored import StoredFold
-    from autoseg.predictor import load_trained
+    from autoseg.selected import find_selection, selected_models
+    from autoseg.trained import load_trained
 
-    models = load_trained(workspace, configuration_name, folds, torch.device("cpu"))
+    selection = find_selection(workspace, configuration_name, folds)
+    if selection is None:
+        models = load_trained(workspace, configuration_name, folds, torch.device("cpu"))
+    elif len(selection.configurations) > 1:
+        raise SettingError(
+            "a bundle holds one configuration, and two are selected",
+            where=str(workspace.selection),
+            found=selection.way.words,
+            hint="name one of them with --configuration; it goes without decoding and post-processing",
+        )
+    else:
+        models = selected_models(workspace, selection, torch.device("cpu"))
     folds_of, previous = (
         [(each.manifest, StoredFold(each.folder, each.manifest, each.weights_sha256).content()) for each in stage]
         for stage in (models, models[0].previous)
     )
-    return write_bundle(out, folds_of, source=workspace.root.absolute().name, previous=previous)
+    return write_bundle(
+        out,
+        folds_of,
+        source=workspace.root.absolute().name,
+        previous=previous,
+        decoding=selection.decoding if selection else "argmax",
+        rules=selection.rules if selection else (),
+    )
 
 
 def export_onnx(
@@ -674,13 +702,16 @@ def export_onnx(
     import torch
 
     from autoseg.deploy import stage
-    from autoseg.predict.models import load_bundle, load_models
-    from autoseg.predictor import trained_folds
+    from autoseg.predict.models import load_bundle
+    from autoseg.selected import find_selection
+    from autoseg.trained import load_trained
 
     cpu = torch.device("cpu")
     if model.is_file():
         return stage.run(load_bundle(model, folds, cpu), out)
-    return stage.run(load_models(trained_folds(Workspace(model), configuration_name, folds), cpu), out)
+    if find_selection(Workspace(model), configuration_name, folds) is not None:
+        log.warning("%s is not used: ONNX files are of one configuration, as it predicts", Workspace(model).selection)
+    return stage.run(load_trained(Workspace(model), configuration_name, folds, cpu), out)
 
 
 def import_nnunet(folder: Path, out: Path, *, folds: Sequence[str] | None = None) -> Bundle:

@@ -8,28 +8,30 @@ from math import isfinite
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from autoseg.artifacts.bundle import read_bundle
 from autoseg.artifacts.dataset import Case
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.labels import foreground
+from autoseg.artifacts.selection import Way
 from autoseg.artifacts.stamp import case_stamp
 from autoseg.datasets.layouts import group_inputs
 from autoseg.datasets.load import read_input
 from autoseg.errors import DatasetError, SettingError
 from autoseg.images.endings import file_ending, label_ending
 from autoseg.images.image import Image
-from autoseg.layout import FoldFolder, Workspace, folds_in
+from autoseg.layout import Workspace
 from autoseg.networks.device import choose_device, keep_freed_memory
+from autoseg.postprocess.components import check_rules
 from autoseg.predict import stage
-from autoseg.predict.case import Volume, label_map, prepare, volume_logits
-from autoseg.predict.models import LoadedModel, behind, load_bundle, load_models
+from autoseg.predict.case import Volume, finished_labels, mean_probabilities, prepare, volume_logits
+from autoseg.predict.models import LoadedModel, by_configuration, load_bundle
 from autoseg.predict.stage import Options
-from autoseg.transforms.chain import restore_probabilities
+from autoseg.selected import Selected, find_selection, selected_models
+from autoseg.trained import load_trained
 
 log = logging.getLogger(__name__)
-PREFERRED = ("3d_fullres", "2d")
 
 
 class Predictor:
@@ -40,9 +42,10 @@ class Predictor:
     model : Path
         A bundle, or a workspace with trained folds.
     configuration_name : str or None
-        Of a workspace; None: 3d_fullres, else 2d.
+        Of a workspace; None: as selection.json says, else 3d_fullres, else 2d.
     folds : sequence of int or None
-        Whose logits are averaged; None: every fold that is there.
+        Whose logits are averaged; None: as selection.json says, else every fold that is there. With a configuration or
+        folds given, the selection is not used, and what a bundle has of one neither.
     device_name : str
         auto, cpu, cuda, cuda:N or mps.
     options : Options
@@ -78,12 +81,22 @@ class Predictor:
     ) -> None:
         self.device = choose_device(device_name)
         self.options = options or Options()
+        self.finish: Selected | None = None
         if self.device.type == "cpu":
             keep_freed_memory()
         if model.is_file():
             if configuration_name is not None:
                 raise SettingError("a bundle holds one configuration", where=str(model), found=configuration_name)
             self.models: Sequence[LoadedModel] = load_bundle(model, folds, self.device)
+            bundle = read_bundle(model)
+            if folds is None and (bundle.decoding != "argmax" or bundle.rules):
+                names = (self.models[0].manifest.configuration_name,)
+                check_rules(bundle.rules, self.labels)
+                self.finish = Selected(Way(configurations=names, decoding=bundle.decoding), bundle.rules)
+        elif (selection := find_selection(Workspace(model), configuration_name, folds)) is not None:
+            self.models = selected_models(Workspace(model), selection, self.device)
+            self.finish = Selected(selection.way, selection.rules)
+            log.info("as %s says: %s", Workspace(model).selection, selection.words)
         else:
             self.models = load_trained(Workspace(model), configuration_name, folds, self.device)
         self._computing = threading.Lock()
@@ -113,8 +126,7 @@ class Predictor:
         DatasetError
             The array is no image for this model.
         """
-        volume, logits = self._logits(array_czyx, spacing_mm)
-        return label_map(logits, volume, self.models[0])
+        return finished_labels(*self._logits(array_czyx, spacing_mm), self.finish)
 
     def probabilities(
         self, array_czyx: NDArray[np.floating], spacing_mm: tuple[float, float, float]
@@ -135,9 +147,7 @@ class Predictor:
         DatasetError
             As `predict`.
         """
-        volume, logits = self._logits(array_czyx, spacing_mm)
-        first = self.models[0]
-        return restore_probabilities(logits, volume.placement, first.plan, first.configuration)
+        return mean_probabilities(*self._logits(array_czyx, spacing_mm))
 
     def predict_files(
         self, inputs: Sequence[Path], out: Path, *, scheduler: str | None = None, workers_device: str = "auto"
@@ -171,8 +181,9 @@ class Predictor:
         cases = group_inputs(inputs, first.manifest.naming, len(first.plan.channel_names))
         files = {case.name: case.name + ending_of_label(case) for case in cases}
         _keep_inputs(cases, out, files)
-        numbers = ", ".join(str(model.manifest.fold) for model in self.models)
-        log.info("%d cases, %s folds %s", len(cases), first.manifest.configuration_name, numbers)
+        for group in by_configuration(self.models):
+            numbers = ", ".join(str(model.manifest.fold) for model in group)
+            log.info("%d cases, %s folds %s", len(cases), group[0].manifest.configuration_name, numbers)
         stage.run(
             self.models,
             {case.name: RawVolume(case) for case in cases},
@@ -182,27 +193,34 @@ class Predictor:
             device_name=str(self.device) if scheduler is None else workers_device,
             options=self.options,
             scheduler=scheduler,
+            finish=self.finish,
         )
         part = self.options.part
         return {case: out / files[case] for case in (part.of(files) if part else files)}
 
     def _logits(
         self, array_czyx: NDArray[np.floating], spacing_mm: tuple[float, float, float]
-    ) -> tuple[Volume, NDArray[np.floating]]:
-        first = self.models[0]
-        image = _checked(array_czyx, spacing_mm, len(first.plan.channel_names))
-        volume = prepare(image, first)
-        mirror_axes, step = stage.way(first, self.options)
-        with self._computing:
-            logits = volume_logits(
-                self.models,
-                volume,
-                device=self.device,
-                mirror_axes=mirror_axes,
-                step=step,
-                precision=self.options.precision,
-            )
-        return volume, logits
+    ) -> tuple[list[LoadedModel], list[Volume], list[NDArray[np.floating]]]:
+        """Of each configuration a model, the volume on its grid, and the mean logits of its folds."""
+        image = _checked(array_czyx, spacing_mm, len(self.models[0].plan.channel_names))
+        groups = by_configuration(self.models)
+        firsts = [group[0] for group in groups]
+        volumes = [prepare(image, model) for model in firsts]
+        logits = []
+        for group, volume in zip(groups, volumes, strict=True):
+            mirror_axes, step = stage.way(group[0], self.options)
+            with self._computing:
+                logits.append(
+                    volume_logits(
+                        group,
+                        volume,
+                        device=self.device,
+                        mirror_axes=mirror_axes,
+                        step=step,
+                        precision=self.options.precision,
+                    )
+                )
+        return firsts, volumes, logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,46 +237,6 @@ class RawVolume:
     def read(self, model: LoadedModel) -> Volume:
         """The volume on the grid of the model's network."""
         return prepare(read_input(self.case, len(model.plan.channel_names)), model)
-
-
-def load_trained(
-    workspace: Workspace, configuration: str | None, folds: Sequence[int] | None, device: torch.device
-) -> list[LoadedModel]:
-    """The folds asked for, as `trained_folds`; in a cascade with every trained fold of the first stage.
-
-    Raises
-    ------
-    SettingError
-        None is trained, one is not trained to its end, or they don't fit together.
-    ArtifactError
-        A file can't be read.
-    """
-    models = load_models(trained_folds(workspace, configuration, folds), device)
-    before = models[0].configuration.previous_stage
-    if before is None:
-        return models
-    return behind(load_models(trained_folds(workspace, before, None), device), models)
-
-
-def trained_folds(workspace: Workspace, configuration: str | None, folds: Sequence[int] | None) -> list[FoldFolder]:
-    """The folds asked for, or every trained one; a model folder needs no plan beside it.
-
-    Raises
-    ------
-    SettingError
-        None is trained.
-    """
-    names = (configuration,) if configuration else PREFERRED
-    for name in names:
-        trained = [folder for folder in folds_in(workspace.models(name)).values() if folder.weights.exists()]
-        if trained:
-            return trained if folds is None else [workspace.fold(name, fold) for fold in folds]
-    raise SettingError(
-        "no fold is trained yet",
-        where=str(workspace.root / "models"),
-        found=configuration,
-        hint=f"autoseg train 0 -w {workspace.root}{f' --configuration {configuration}' if configuration else ''}",
-    )
 
 
 def ending_of_label(case: Case) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from autoseg.artifacts.base import Artifact, Record, atomic_path, decode, encode
 from autoseg.artifacts.model import TrainedModel
+from autoseg.artifacts.selection import Decoding, Rule
 from autoseg.errors import ArtifactError
 
 RECORD = "bundle.json"
@@ -48,11 +49,15 @@ class Bundle(Artifact, frozen=True, kw_only=True):
         Where the weights come from, for people.
     previous : tuple of BundledFold
         Where the folds are of the second stage of a cascade: those of the first.
+    decoding, rules
+        As `Selection` has them, where the folds were selected.
     """
 
     folds: tuple[BundledFold, ...]
     source: str
     previous: tuple[BundledFold, ...] = ()
+    decoding: Decoding = "argmax"
+    rules: tuple[Rule, ...] = ()
 
 
 def write_bundle(
@@ -61,6 +66,8 @@ def write_bundle(
     *,
     source: str,
     previous: Sequence[tuple[TrainedModel, bytes]] = (),
+    decoding: Decoding = "argmax",
+    rules: tuple[Rule, ...] = (),
 ) -> Bundle:
     """Write folds into one file, whole or not at all.
 
@@ -74,6 +81,8 @@ def write_bundle(
         Where they come from, for people.
     previous : sequence of (TrainedModel, bytes)
         The first stage of a cascade, where the models are the second.
+    decoding, rules
+        As `Bundle` has them.
 
     Returns
     -------
@@ -91,7 +100,7 @@ def write_bundle(
         )
         for stage in (models, previous)
     )
-    bundle = Bundle(folds=folds, source=source, previous=before)
+    bundle = Bundle(folds=folds, source=source, previous=before, decoding=decoding, rules=rules)
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(RECORD, EPOCH), encode(bundle))
         for fold, (_, weights) in zip((*folds, *before), (*models, *previous), strict=True):

@@ -52,6 +52,9 @@ class Resampling(Record, frozen=True, kw_only=True):
     force_separate_z: bool | None = None
 
 
+PREFERRED = ("3d_fullres", "2d")  # where nothing says which configuration
+
+
 class Configuration(Record, frozen=True, kw_only=True):
     """One network and the grid it works on.
 

@@ -14,8 +14,10 @@ class PredictionSet(Artifact, frozen=True, kw_only=True):
         Folders of the folds whose logits were averaged.
     previous_models : tuple of str
         In a cascade, those of the first stage.
+    configuration_name : str
+        Two whose probabilities were averaged are joined by `` + ``.
     mirror_axes : tuple of int
-        Axes of the patch along which predictions were mirrored and averaged.
+        Axes of the patch along which predictions were mirrored and averaged; of the first configuration.
     step : float
         Distance of neighbouring windows, in patch edges.
     files : dict of str to str

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from autoseg.artifacts.comparison import Better, Comparison, Interval, PairedResult, Unit
+from autoseg.artifacts.selection import Difference
 from autoseg.errors import DatasetError
 from autoseg.evaluate.baselines import ScoreTable, match_labels
 
@@ -19,6 +20,7 @@ SIGNIFICANCE = 0.05
 POWER = 0.8
 NUM_RESAMPLES = 9999
 LISTED = 10
+FEWEST_TESTED = 6
 FOREGROUND = "foreground mean"
 
 # Below this share of the scores' size a spread is rounding, not spread.
@@ -159,6 +161,50 @@ def compare_pairs(scores_a: Sequence[float | None], scores_b: Sequence[float | N
         p_t=float(2 * stats.t.sf(abs(t), n - 1)),
         p_wilcoxon=_wilcoxon(differences),
         detectable_difference=(quantile + float(stats.t.ppf(POWER, n - 1))) * error,
+    )
+
+
+def signed_ranks(before: Sequence[float], after: Sequence[float]) -> Difference:
+    """How a score of the same cases changes, and whether that may be chance.
+
+    Parameters
+    ----------
+    before, after : sequence of float
+        Case by case.
+
+    Returns
+    -------
+    Difference
+
+    Raises
+    ------
+    ValueError
+        The lengths differ, or there are no cases.
+
+    Notes
+    -----
+    Cases that do not change are left out of the test, as Wilcoxon did. With five others or fewer the exact test can't
+    be below 0.05, and none is made. A mean can rise while most cases fall, hence the rank-biserial correlation beside
+    it (Kerby, Comprehensive Psychology 3, 2014): its sign is the direction of the test.
+
+    Examples
+    --------
+    >>> signed_ranks([0.5] * 7, [0.6, 0.61, 0.62, 0.63, 0.64, 0.65, 0.49]).rank_biserial
+    0.9285714285714286
+    """
+    if len(before) != len(after) or not before:
+        message = f"{len(before)} and {len(after)} scores"
+        raise ValueError(message)
+    differences = np.asarray(after, np.float64) - np.asarray(before, np.float64)
+    changed = differences[np.abs(differences) > ROUNDING]
+    tested = changed.size >= FEWEST_TESTED
+    ranks = stats.rankdata(np.abs(changed))
+    return Difference(
+        mean=float(differences.mean()),
+        num_higher=int(np.count_nonzero(changed > 0)),
+        num_lower=int(np.count_nonzero(changed < 0)),
+        p_wilcoxon=_wilcoxon(changed) if tested else None,
+        rank_biserial=float((ranks * np.sign(changed)).sum() / ranks.sum()) if tested else None,
     )
 
 

@@ -1,9 +1,12 @@
 """How far two masks cover each other: voxel counts -> Dice, IoU, sensitivity, precision."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from autoseg.artifacts.labels import all_values, values_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +97,52 @@ def overlap(reference_zyx: NDArray[np.bool_], predicted_zyx: NDArray[np.bool_]) 
         n_predicted_voxels=int(np.count_nonzero(predicted_zyx)),
         n_common_voxels=int(np.count_nonzero(reference_zyx & predicted_zyx)),
     )
+
+
+def label_overlaps(
+    reference_zyx: NDArray[np.integer], predicted_zyx: NDArray[np.integer], labels: Mapping[str, int | tuple[int, ...]]
+) -> dict[str, Overlap]:
+    """`overlap` of every label, in one pass however many there are.
+
+    Parameters
+    ----------
+    reference_zyx, predicted_zyx : ndarray of integers, shape (Z, Y, X)
+        Label maps on the same grid, without negative values.
+    labels : mapping of str to int or tuple of int
+        The foreground labels; a region has several values.
+
+    Returns
+    -------
+    dict of str to Overlap
+
+    Raises
+    ------
+    ValueError
+        The shapes differ.
+
+    Examples
+    --------
+    >>> reference, predicted = np.array([[[1, 1, 2]]]), np.array([[[1, 2, 2]]])
+    >>> label_overlaps(reference, predicted, {"a": 1, "all": (1, 2)})["all"].dice
+    1.0
+    """
+    if reference_zyx.shape != predicted_zyx.shape:
+        raise ValueError(f"label maps differ in shape: {reference_zyx.shape} and {predicted_zyx.shape}")
+    known = np.array(sorted({0, *all_values(labels)}))
+    # Where each value stands among the known ones; any other counts as background.
+    highest = max(int(known[-1]), int(reference_zyx.max()), int(predicted_zyx.max()))
+    place = np.zeros(highest + 1, np.intp)
+    place[known] = np.arange(len(known))
+    counts = np.zeros((len(known), len(known)), np.int64)
+    for reference, predicted in zip(reference_zyx, predicted_zyx, strict=True):
+        pairs = place[reference] * len(known) + place[predicted]
+        counts += np.bincount(pairs.ravel(), minlength=counts.size).reshape(counts.shape)
+    found = {}
+    for name, value in labels.items():
+        rows = place[list(values_of(value))]
+        found[name] = Overlap(
+            n_reference_voxels=int(counts[rows].sum()),
+            n_predicted_voxels=int(counts[:, rows].sum()),
+            n_common_voxels=int(counts[np.ix_(rows, rows)].sum()),
+        )
+    return found

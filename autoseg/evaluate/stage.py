@@ -16,11 +16,11 @@ from autoseg.artifacts.base import digest, read_if_whole, write
 from autoseg.artifacts.dataset import Repair
 from autoseg.artifacts.evaluation import Evaluation, LabelScores
 from autoseg.artifacts.geometry import Geometry
-from autoseg.artifacts.labels import Labels, all_values, foreground, ignored, values_of
+from autoseg.artifacts.labels import Labels, all_values, foreground, ignored
 from autoseg.artifacts.stamp import files_of
 from autoseg.errors import DatasetError
 from autoseg.evaluate.labels import name_values
-from autoseg.evaluate.overlap import overlap
+from autoseg.evaluate.overlap import label_overlaps
 from autoseg.evaluate.score import Ruler, score_labels
 from autoseg.evaluate.summary import mean_defined, summarize
 from autoseg.executor import SerialExecutor, memory_at_hand, run_cases
@@ -174,7 +174,7 @@ def score_case(pair: CasePair) -> CaseResult:
         A file can't be read, or shapes or spacings differ.
     """
     predicted = read_label(pair.predicted, case=pair.case)
-    reference, place = _read_reference(predicted, pair)
+    reference, place = read_reference(predicted.geometry, pair)
     in_pixels = pair.in_pixels or not reference.geometry.has_spacing
     geometry = reference.geometry
     ruler = Ruler.pixels() if in_pixels else Ruler.millimetres(geometry.spacing_mm, flat=geometry.num_dimensions == 2)
@@ -198,20 +198,36 @@ def mean_dice(predicted: LabelMap, pair: CasePair) -> float | None:
     DatasetError
         The reference can't be read, or shapes or spacings differ.
     """
-    reference, _ = _read_reference(predicted, pair)
-    truth_zyx, found_zyx = _known(reference, predicted, pair.ignore)
-    return mean_defined(
-        overlap(np.isin(truth_zyx, values_of(value)), np.isin(found_zyx, values_of(value))).dice
-        for value in pair.labels.values()
-    )
+    reference, _ = read_reference(predicted.geometry, pair)
+    return mean_defined(label_dice(reference, predicted, pair).values())
 
 
-def _read_reference(predicted: LabelMap, pair: CasePair) -> tuple[LabelMap, list[str]]:
-    """The reference on the prediction's grid, and the differences of the two in place."""
-    reference = read_label(pair.reference, case=pair.case, grid=predicted.geometry)
-    if pair.repair and compare_grids(predicted.geometry, reference.geometry).level == "real":
-        reference = _onto_prediction(reference, predicted.geometry, pair)
-    return reference, check_grid(predicted.geometry, reference.geometry, pair)
+def label_dice(reference: LabelMap, predicted: LabelMap, pair: CasePair) -> dict[str, float | None]:
+    """Dice of each label; None where neither of the two has it.
+
+    Parameters
+    ----------
+    reference : LabelMap
+        As `read_reference` gives it.
+    predicted : LabelMap
+    pair : CasePair
+    """
+    overlaps = label_overlaps(*_known(reference, predicted, pair.ignore), pair.labels)
+    return {name: counts.dice for name, counts in overlaps.items()}
+
+
+def read_reference(predicted: Geometry, pair: CasePair) -> tuple[LabelMap, list[str]]:
+    """The reference on the prediction's grid, and the differences of the two in place.
+
+    Raises
+    ------
+    DatasetError
+        It can't be read, or shapes or spacings differ.
+    """
+    reference = read_label(pair.reference, case=pair.case, grid=predicted)
+    if pair.repair and compare_grids(predicted, reference.geometry).level == "real":
+        reference = _onto_prediction(reference, predicted, pair)
+    return reference, check_grid(predicted, reference.geometry, pair)
 
 
 def _known(

@@ -8,25 +8,35 @@ from functools import partial
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryFile, mkdtemp
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from autoseg.artifacts.base import atomic_path
+from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.labels import Labels, foreground, in_files
 from autoseg.artifacts.model import Precision
 from autoseg.artifacts.preprocessed import Placement
 from autoseg.errors import ArtifactError, AutosegError
 from autoseg.images.endings import with_ending
 from autoseg.images.image import Image
 from autoseg.images.io import write_label
+from autoseg.images.probabilities import new_levels, to_levels
 from autoseg.machine import available_memory_bytes
 from autoseg.networks.device import choose_device
-from autoseg.predict.models import Ensemble, LoadedModel, models_of
+from autoseg.predict.models import Ensemble, LoadedModel, by_configuration, models_of
 from autoseg.predict.report import write_report
 from autoseg.predict.sliding import sliding_logits
-from autoseg.transforms.chain import forward, next_stage_map, restore_labels, restore_probabilities, with_map
+from autoseg.transforms.chain import (
+    forward,
+    next_stage_map,
+    probability_slabs,
+    restore_labels,
+    restore_probabilities,
+    with_map,
+)
 
 log = logging.getLogger(__name__)
 SINGLE_BYTES = 2**29
@@ -61,6 +71,24 @@ class Source(Protocol):
         """The volume, on the grid of the model's network."""
 
 
+class Finish(Protocol):
+    """How predictions become a label map, where it is not the most likely class alone; sent to where that is made."""
+
+    @property
+    def stamp(self) -> str:
+        """Another one where it would give other label maps."""
+
+    @property
+    def needs_probabilities(self) -> bool:
+        """False: the logits of a single configuration will do."""
+
+    def decode(self, levels: Sequence[Any], class_order: tuple[int, ...]) -> NDArray[np.integer]:
+        """Labels as the network counts them, from the probabilities that `levels_of` gives of each configuration."""
+
+    def tidy(self, label_zyx: NDArray[np.integer], labels: Labels, geometry: Geometry) -> NDArray[np.integer]:
+        """The label map, given the labels' values in it, without what is not to stay."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """All that a worker needs to predict one case.
@@ -74,13 +102,15 @@ class Task:
     file : str
         Name of this one.
     ensemble : Ensemble
-    mirror_axes : tuple of int
-    step : float
+        Of one configuration, or of several whose probabilities are averaged.
+    ways : tuple of (tuple of int, float)
+        Of each configuration the axes to mirror along, and the step of the windows.
     precision : str or None
         Of the layers; None: as `LoadedModel.precision`.
     save_probabilities : bool
     report : bool
         Also write what the label map holds, and a picture of it.
+    finish : Finish or None
     """
 
     name: str
@@ -88,11 +118,11 @@ class Task:
     out: Path
     file: str
     ensemble: Ensemble
-    mirror_axes: tuple[int, ...]
-    step: float
+    ways: tuple[tuple[tuple[int, ...], float], ...]
     precision: Precision | None
     save_probabilities: bool
     report: bool
+    finish: Finish | None = None
 
 
 def predict_case(task: Task) -> Path | AutosegError:
@@ -109,34 +139,39 @@ def predict_case(task: Task) -> Path | AutosegError:
     SettingError, ArtifactError
         The models can't be loaded, or the files can't be written.
     """
-    volume = read_case(task)
-    if isinstance(volume, AutosegError):
-        return volume
-    return write_case(task, volume, compute_case(task, volume))
+    volumes = read_case(task)
+    if isinstance(volumes, AutosegError):
+        return volumes
+    return write_case(task, volumes, compute_case(task, volumes))
 
 
-def read_case(task: Task) -> Volume | AutosegError:
-    """The case's volume, or why it could not be read."""
+def read_case(task: Task) -> list[Volume] | AutosegError:
+    """The case's volume for each configuration, or why it could not be read."""
     try:
-        return task.source.read(models_of(task.ensemble)[0])
+        return [task.source.read(group[0]) for group in by_configuration(models_of(task.ensemble))]
     except AutosegError as error:
         return error
 
 
-def compute_case(task: Task, volume: Volume) -> NDArray[np.floating]:
-    """The mean of the models' logits, as `volume_logits`."""
-    return volume_logits(
-        models_of(task.ensemble),
-        volume,
-        device=choose_device(task.ensemble.device_name),
-        precision=task.precision,
-        mirror_axes=task.mirror_axes,
-        step=task.step,
-        folder=task.out,
-    )
+def compute_case(task: Task, volumes: Sequence[Volume]) -> list[NDArray[np.floating]]:
+    """Of each configuration the mean of its models' logits, as `volume_logits`."""
+    return [
+        volume_logits(
+            group,
+            volume,
+            device=choose_device(task.ensemble.device_name),
+            precision=task.precision,
+            mirror_axes=mirror_axes,
+            step=step,
+            folder=task.out,
+        )
+        for group, volume, (mirror_axes, step) in zip(
+            by_configuration(models_of(task.ensemble)), volumes, task.ways, strict=True
+        )
+    ]
 
 
-def write_case(task: Task, volume: Volume, logits_kzyx: NDArray[np.floating]) -> Path:
+def write_case(task: Task, volumes: Sequence[Volume], logits: Sequence[NDArray[np.floating]]) -> Path:
     """Write the case's files.
 
     Returns
@@ -152,7 +187,8 @@ def write_case(task: Task, volume: Volume, logits_kzyx: NDArray[np.floating]) ->
         The image, read again for the report, can't be read any more.
     """
     models = models_of(task.ensemble)
-    first, geometry = models[0], volume.placement.geometry
+    firsts = [group[0] for group in by_configuration(models)]
+    geometry = volumes[0].placement.geometry
     try:
         folder = Path(mkdtemp(prefix=f".{task.name}.", suffix=".part", dir=task.out))
     except OSError as error:
@@ -160,10 +196,10 @@ def write_case(task: Task, volume: Volume, logits_kzyx: NDArray[np.floating]) ->
     try:
         target = folder / task.file
         if task.save_probabilities:
-            probabilities = restore_probabilities(logits_kzyx, volume.placement, first.plan, first.configuration)
+            probabilities = mean_probabilities(firsts, volumes, logits)
             with atomic_path(probabilities_file(target)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, probabilities=probabilities)
-        label_zyx = label_map(logits_kzyx, volume, first)
+        label_zyx = finished_labels(firsts, volumes, logits, task.finish)
         if task.report:
             write_report(target, label_zyx, geometry, case=task.name, images=task.source.images, models=models)
         write_label(target, label_zyx, geometry)
@@ -285,6 +321,53 @@ def _room(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.floating]:
         return np.memmap(file, np.float16, "w+", shape=shape)
 
 
+def finished_labels(
+    models: Sequence[LoadedModel],
+    volumes: Sequence[Volume],
+    logits: Sequence[NDArray[np.floating]],
+    finish: Finish | None,
+) -> NDArray[np.integer]:
+    """The label map of a case, as `label_map` has it, or as `finish` makes it.
+
+    Parameters
+    ----------
+    models : sequence of LoadedModel
+        One of each configuration.
+    volumes, logits : sequences
+        Of each configuration.
+    finish : Finish or None
+        None only where there is a single configuration.
+
+    Returns
+    -------
+    ndarray of unsigned integers, shape (Z, Y, X)
+    """
+    model = models[0]
+    plan, file_values = model.plan, model.manifest.file_values
+    if finish is None:
+        return label_map(logits[0], volumes[0], model)
+    if finish.needs_probabilities:
+        levels = [levels_of(*each) for each in zip(logits, volumes, models, strict=True)]
+        label_zyx = _written(finish.decode(levels, plan.regions_class_order), file_values)
+    else:
+        label_zyx = label_map(logits[0], volumes[0], model)
+    return finish.tidy(label_zyx, in_files(foreground(plan.labels), file_values), volumes[0].placement.geometry)
+
+
+def mean_probabilities(
+    models: Sequence[LoadedModel], volumes: Sequence[Volume], logits: Sequence[NDArray[np.floating]]
+) -> NDArray[np.float16]:
+    """Mean over the configurations of what `restore_probabilities` gives; parameters as for `finished_labels`."""
+    each = (
+        restore_probabilities(one, volume.placement, model.plan, model.configuration)
+        for one, volume, model in zip(logits, volumes, models, strict=True)
+    )
+    total = next(each)
+    for other in each:
+        total += other
+    return total if len(models) == 1 else total / np.float16(len(models))
+
+
 def label_map(logits_kzyx: NDArray[np.floating], volume: Volume, model: LoadedModel) -> NDArray[np.integer]:
     """Labels on the grid of the case's file, with the values of the dataset's label files, so that the two compare.
 
@@ -300,11 +383,39 @@ def label_map(logits_kzyx: NDArray[np.floating], volume: Volume, model: LoadedMo
     ndarray of unsigned integers, shape (Z, Y, X)
     """
     label_zyx = restore_labels(logits_kzyx, volume.placement, model.plan, model.configuration)
-    file_values = model.manifest.file_values
+    return _written(label_zyx, model.manifest.file_values)
+
+
+def _written(label_zyx: NDArray[np.integer], file_values: tuple[int, ...]) -> NDArray[np.integer]:
+    """Labels with the values of the dataset's label files."""
     if not file_values:
         return label_zyx
     written: NDArray[np.integer] = np.array(file_values, np.uint16)[label_zyx]
     return written
+
+
+def levels_of(logits: NDArray[np.floating], volume: Volume, model: LoadedModel, *, made_from: str = "") -> Any:  # noqa: ANN401
+    """The probabilities of a case on the grid of its file, a byte for each voxel and class, compressed in memory.
+
+    Parameters
+    ----------
+    logits : ndarray of float32 or float16, shape (K, Z, Y, X)
+        On the network's grid.
+    volume : Volume
+    model : LoadedModel
+    made_from : str, optional
+        Hash of what they come from, if they are to be kept.
+
+    Returns
+    -------
+    blosc2.NDArray of uint8, shape (K, Z, Y, X)
+    """
+    plan, geometry = model.plan, volume.placement.geometry
+    has_background = not plan.regions_class_order
+    levels = new_levels((plan.num_classes, *geometry.shape), made_from=made_from, has_background=has_background)
+    for place, block in probability_slabs(logits, volume.placement, plan, model.configuration):
+        levels[(slice(None), *place)] = to_levels(block)
+    return levels
 
 
 def probabilities_file(label_file: Path) -> Path:

@@ -161,6 +161,39 @@ def load_bundle(path: Path, folds: Sequence[int] | None, device: torch.device) -
     return behind([_load(fold_at(fold), device) for fold in before.values()], models)
 
 
+def together(groups: Sequence[Sequence[LoadedModel]]) -> list[LoadedModel]:
+    """The folds of several configurations, whose probabilities are averaged; one configuration after the other.
+
+    Raises
+    ------
+    SettingError
+        Folds or configurations don't fit together.
+    """
+    first = groups[0][0]
+    for other, *_ in groups[1:]:
+        if _meaning(first) != _meaning(other):
+            raise SettingError(
+                "configurations whose channels or labels differ can't be averaged",
+                where=f"{first.folder} and {other.folder}",
+                hint="train both by one plan",
+            )
+    return [model for group in groups for model in group]
+
+
+def _meaning(model: LoadedModel) -> tuple[object, ...]:
+    """What a model is shown, and what its outputs stand for."""
+    plan = model.plan
+    return plan.channel_names, list(plan.labels.items()), plan.regions_class_order, model.manifest.file_values
+
+
+def by_configuration(models: Sequence[LoadedModel]) -> list[list[LoadedModel]]:
+    """The models of each configuration, whose logits are averaged, in the order of the first of each."""
+    groups: dict[str, list[LoadedModel]] = {}
+    for model in models:
+        groups.setdefault(model.manifest.configuration_name, []).append(model)
+    return list(groups.values())
+
+
 @dataclass(frozen=True, slots=True)
 class Ensemble:
     """Which models predict, in words that another process understands.
@@ -184,7 +217,8 @@ class Ensemble:
 
 
 def _ensemble(models: Sequence[LoadedModel], device_name: str) -> Ensemble:
-    previous = models[0].previous
+    # A plan has one cascade at most.
+    previous = next((model.previous for model in models if model.previous), ())
     return Ensemble(
         tuple(model.folder.absolute() for model in models),
         tuple(model.weights_sha256 for model in models),
@@ -231,7 +265,10 @@ def _as_recorded(ensemble: Ensemble) -> list[LoadedModel]:
     for model, expected in zip(models, ensemble.weights_sha256, strict=True):
         if model.weights_sha256 != expected:
             raise SettingError("a fold's weights are not those that the prediction began with", where=str(model.folder))
-    return behind(_as_recorded(ensemble.previous) if ensemble.previous else [], models)
+    if ensemble.previous is None:
+        return models
+    previous = _as_recorded(ensemble.previous)
+    return [behind(previous, [model])[0] if model.configuration.previous_stage else model for model in models]
 
 
 def check_agreement(models: Sequence[LoadedModel], shared: Sequence[str] = SHARED) -> None:

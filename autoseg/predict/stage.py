@@ -21,6 +21,7 @@ from autoseg.executor import Progress, case_executor, case_failure, run_cases
 from autoseg.images.io import sidecar
 from autoseg.machine import alone, use_one_blas_thread
 from autoseg.predict.case import (
+    Finish,
     Source,
     Task,
     compute_case,
@@ -29,7 +30,7 @@ from autoseg.predict.case import (
     read_case,
     write_case,
 )
-from autoseg.predict.models import LoadedModel, loaded
+from autoseg.predict.models import LoadedModel, by_configuration, loaded
 from autoseg.predict.report import REPORT_FOLDER, report_files
 
 log = logging.getLogger(__name__)
@@ -92,13 +93,14 @@ def run(
     device_name: str,
     options: Options,
     scheduler: str | None = None,
+    finish: Finish | None = None,
 ) -> PredictionSet:
     """Predict what is missing in `out`.
 
     Parameters
     ----------
     models : sequence of LoadedModel
-        Their logits are averaged.
+        The logits of one configuration are averaged; of several, their probabilities.
     cases : mapping of str to Source
         Each gives its case's volume.
     out : Path
@@ -112,6 +114,8 @@ def run(
     options : Options
     scheduler : str, optional
         Address of a dask scheduler, whose workers then predict; they must see the same files.
+    finish : Finish, optional
+        How label maps are made; needed where there are several configurations.
 
     Returns
     -------
@@ -126,20 +130,23 @@ def run(
     AutosegError
         Cases could not be read; all others are predicted.
     """
-    first = models[0]
-    mirror_axes, step = way(first, options)
+    firsts = [group[0] for group in by_configuration(models)]
+    ways = tuple(way(model, options) for model in firsts)
+    previous = [model for first in firsts for model in first.previous]
+    mirror_axes, step = ways[0]
     precision = options.precision
     record = PredictionSet(
         inputs_sha256=digest(
             RULES,
-            *(model.weights_sha256 for model in (*models, *first.previous)),
-            f"{mirror_axes} {step} {precision}",
-            _writing(first),
-            *map(_writing, first.previous[:1]),
+            *(model.weights_sha256 for model in (*models, *previous)),
+            *(f"{mirror_axes} {step} {precision}" for mirror_axes, step in ways),
+            *map(_writing, firsts),
+            *map(_writing, previous[:1]),
+            *([] if finish is None else [finish.stamp]),
         ),
         models=tuple(str(model.folder) for model in models),
-        previous_models=tuple(str(model.folder) for model in first.previous),
-        configuration_name=first.manifest.configuration_name,
+        previous_models=tuple(str(model.folder) for model in previous),
+        configuration_name=" + ".join(model.manifest.configuration_name for model in firsts),
         mirror_axes=mirror_axes,
         step=step,
         files={},
@@ -191,11 +198,11 @@ def run(
                     out=out.absolute(),
                     file=files[name],
                     ensemble=ensemble,
-                    mirror_axes=mirror_axes,
-                    step=step,
+                    ways=ways,
                     precision=precision,
                     save_probabilities=options.save_probabilities,
                     report=options.report,
+                    finish=finish,
                 )
                 for name in missing
             ]
@@ -252,17 +259,17 @@ def _in_turns(tasks: Sequence[Task], keep: Callable[[Task, Path | AutosegError],
         try:
             for task, following in zip_longest(tasks, tasks[1:]):
                 with _named(task):
-                    volume = ahead.pop().result()
+                    volumes = ahead.pop().result()
                     if following is not None:
                         ahead.append(reader.submit(read_case, following))
-                    logits = None if isinstance(volume, AutosegError) else compute_case(task, volume)
+                    logits = None if isinstance(volumes, AutosegError) else compute_case(task, volumes)
                 finish()
-                if isinstance(volume, AutosegError):
-                    keep(task, volume)
+                if isinstance(volumes, AutosegError):
+                    keep(task, volumes)
                     report.step()
                 elif logits is not None:
-                    written = task, writer.submit(write_case, task, volume, logits)
-                del volume, logits
+                    written = task, writer.submit(write_case, task, volumes, logits)
+                del volumes, logits
         finally:
             finish()
             report.close()

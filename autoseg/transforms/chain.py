@@ -227,13 +227,42 @@ def restore_probabilities(
     `restore_labels` gives, but where half precision rounds two probabilities to the same number.
     """
     probabilities = np.zeros((plan.num_classes, *placement.geometry.shape), np.float16)
-    has_background = not plan.regions_class_order
-    probabilities[:1] = has_background
-    window = probabilities[(slice(None), *_box(placement).slices)]
-    window = window.transpose(0, *(axis + 1 for axis in plan.transpose_forward))
-    for rows, block in _file_slabs(logits_kzyx, placement, plan, configuration):
-        window[:, rows] = _softmax(block) if has_background else _sigmoid(block)
+    probabilities[:1] = not plan.regions_class_order
+    for place, block in probability_slabs(logits_kzyx, placement, plan, configuration):
+        probabilities[(slice(None), *place)] = block
     return probabilities
+
+
+def probability_slabs(
+    logits_kzyx: NDArray[np.floating], placement: Placement, plan: Plan, configuration: Configuration
+) -> Iterator[tuple[tuple[slice, slice, slice], NDArray[np.float32]]]:
+    """The probability of each class slab by slab, for those who keep them in their own way.
+
+    Parameters
+    ----------
+    logits_kzyx, placement, plan, configuration
+        As for `restore_labels`.
+
+    Yields
+    ------
+    tuple of slice
+        Where the slab lies in the file's grid.
+    ndarray of float32, shape (K, Z, Y, X)
+        As `restore_probabilities` has it there; nothing is yielded for what lies outside the crop.
+
+    Raises
+    ------
+    ValueError
+        As `restore_labels`.
+    """
+    first, *_ = plan.transpose_forward
+    back = (0, *(axis + 1 for axis in plan.transpose_backward))
+    for rows, block in _file_slabs(logits_kzyx, placement, plan, configuration):
+        place = list(_box(placement).slices)
+        start = placement.crop_start[first]
+        place[first] = slice(start + rows.start, start + rows.stop)
+        a, b, c = place
+        yield (a, b, c), (_sigmoid(block) if plan.regions_class_order else _softmax(block)).transpose(back)
 
 
 def _file_slabs(

@@ -128,6 +128,8 @@ def test_every_command_has_help(command, flag):
         ("export", "."),
         ("export", "out.zip", "--model", __file__),
         ("export", "out", "--onnx", "--model", __file__, "--configuration", "2d"),
+        ("select", "--folds", "0,x"),
+        ("select", "--jobs", "0"),
         ("evaluate", "nowhere", "."),
         ("compare", "."),
         ("demo", "--minutes", "0"),

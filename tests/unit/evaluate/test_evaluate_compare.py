@@ -10,7 +10,7 @@ from autoseg.artifacts.base import decode, encode
 from autoseg.artifacts.comparison import Comparison, Interval
 from autoseg.errors import DatasetError
 from autoseg.evaluate.baselines import ScoreTable, read_scores
-from autoseg.evaluate.compare import compare, compare_pairs, holm, render
+from autoseg.evaluate.compare import compare, compare_pairs, holm, render, signed_ranks
 
 PUBLISHED = Path(__file__).parents[3].parent / "shared" / "baselines" / "msd_nnunet_percase.csv"
 
@@ -172,3 +172,36 @@ def test_published_hippocampus_results(arch, points, t):
     assert result.t == pytest.approx(t, abs=0.05)
     assert 100 * result.detectable_difference == pytest.approx(0.18, abs=0.005)
     assert result.verdict.startswith("A is better")
+
+
+def test_signed_ranks_agree_with_scipy():
+    before = np.random.default_rng(0).random(20)
+    after = before + np.random.default_rng(1).normal(0.05, 0.1, 20)
+    after[3] = before[3]
+    found = signed_ranks(list(before), list(after))
+    assert found.mean == pytest.approx(float((after - before).mean()))
+    assert found.num_higher + found.num_lower == 19
+    assert found.p_wilcoxon == pytest.approx(stats.wilcoxon(np.delete(after - before, 3)).pvalue)
+    backwards = signed_ranks(list(after), list(before))
+    assert backwards.p_wilcoxon == pytest.approx(found.p_wilcoxon)
+    assert backwards.rank_biserial == pytest.approx(-found.rank_biserial)
+
+
+def test_a_mean_may_rise_while_most_cases_fall():
+    found = signed_ranks([0.5] * 12, [1.0] + [0.49 - 0.001 * i for i in range(11)])
+    assert found.mean > 0
+    assert found.p_wilcoxon < 0.05
+    assert found.rank_biserial < 0
+    assert not found.is_real_gain
+
+
+@pytest.mark.parametrize("num_changed", [0, 1, 5])
+def test_with_few_changes_there_is_no_test(num_changed):
+    found = signed_ranks([0.5] * 30, [0.6] * num_changed + [0.5] * (30 - num_changed))
+    assert (found.p_wilcoxon, found.rank_biserial, found.num_higher) == (None, None, num_changed)
+
+
+def test_scores_of_other_cases_are_refused():
+    for before, after in (([0.5], [0.5, 0.6]), ([], [])):
+        with pytest.raises(ValueError, match="scores"):
+            signed_ranks(before, after)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from autoseg.evaluate.overlap import Overlap, overlap
+from autoseg.evaluate.overlap import Overlap, label_overlaps, overlap
 
 
 def test_a_hand_sized_pair():
@@ -49,3 +49,16 @@ def test_dice_and_iou_are_symmetric_and_agree_with_each_other(data):
     if there.dice is not None:
         assert 0 <= there.iou <= there.dice <= 1
         assert there.iou == pytest.approx(there.dice / (2 - there.dice))
+
+
+def test_all_labels_in_one_pass_are_each_by_itself():
+    rng = np.random.default_rng(0)
+    reference, predicted = (rng.choice([0, 1, 3, 7, 9], (4, 5, 6)).astype(np.uint16) for _ in range(2))
+    labels = {"a": 1, "b": 3, "both": (1, 3), "absent": 5, "c": 7}
+    found = label_overlaps(reference, predicted, labels)
+    assert list(found) == list(labels)
+    for name, value in labels.items():
+        values = value if isinstance(value, tuple) else (value,)
+        assert found[name] == overlap(np.isin(reference, values), np.isin(predicted, values))
+    with pytest.raises(ValueError, match="differ in shape"):
+        label_overlaps(reference, predicted[1:], labels)

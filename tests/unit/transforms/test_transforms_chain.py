@@ -10,7 +10,14 @@ from autoseg.artifacts.plan import Configuration, Plan, Resampling
 from autoseg.artifacts.preprocessed import Placement
 from autoseg.images.image import Image, LabelMap
 from autoseg.transforms import chain
-from autoseg.transforms.chain import forward, next_stage_map, restore_labels, restore_probabilities, with_map
+from autoseg.transforms.chain import (
+    forward,
+    next_stage_map,
+    probability_slabs,
+    restore_labels,
+    restore_probabilities,
+    with_map,
+)
 from autoseg.transforms.resample import resize
 
 CT = IntensityStatistics(mean=90, median=95, std=50, min=-500, max=900, percentile_00_5=-60, percentile_99_5=220)
@@ -150,6 +157,20 @@ def test_many_slabs_give_the_same(plan, configuration, case, monkeypatch):
     monkeypatch.setattr(chain, "SLAB_BYTES", 1)
     np.testing.assert_array_equal(restore_labels(logits, placement, plan, fine), labels)
     np.testing.assert_allclose(restore_probabilities(logits, placement, plan, fine), probabilities, atol=1e-3)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_slabs_of_probabilities_are_the_whole(plan, configuration, case, monkeypatch, order):
+    turned = replace(plan, transpose_forward=order, transpose_backward=tuple(int(axis) for axis in np.argsort(order)))
+    placement = forward(*case, turned, configuration).placement
+    logits = np.random.default_rng(1).standard_normal((3, *placement.shape), dtype=np.float32)
+    whole = restore_probabilities(logits, placement, turned, configuration)
+    monkeypatch.setattr(chain, "SLAB_BYTES", 1)
+    slabs = np.zeros(whole.shape, np.float32)
+    slabs[0] = 1  # the background outside the crop
+    for place, block in probability_slabs(logits, placement, turned, configuration):
+        slabs[(slice(None), *place)] = block
+    np.testing.assert_allclose(slabs, whole, atol=1e-3)
 
 
 def test_many_labels_need_two_bytes(plan, configuration, case):
