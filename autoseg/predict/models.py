@@ -108,12 +108,14 @@ def _load(fold: StoredFold, device: torch.device) -> LoadedModel:
         Its weights can't be read, or don't fit its plan.
     """
     plan, configuration = fold.manifest.plan, fold.manifest.configuration
-    network = build_network(configuration, plan.num_inputs(configuration), plan.num_classes)
+    # Without memory of its own until the weights are there and fit: a record may ask for any size.
+    with torch.device("meta"):
+        network = build_network(configuration, plan.num_inputs(configuration), plan.num_classes)
     try:
-        network.load_state_dict(fold.weights())
+        network.load_state_dict(fold.weights(), assign=True)
     except RuntimeError as error:
         raise ArtifactError("weights don't fit their plan", where=str(fold.path), found=str(error)) from error
-    return LoadedModel(fold.manifest, network.to(device).eval(), fold.path, fold.weights_sha256)
+    return LoadedModel(fold.manifest, network.to(device, torch.float32).eval(), fold.path, fold.weights_sha256)
 
 
 def load_models(folders: Sequence[FoldFolder], device: torch.device) -> list[LoadedModel]:

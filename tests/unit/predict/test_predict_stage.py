@@ -6,11 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from safetensors.torch import save_file
 
-from autoseg.artifacts.base import read
+from autoseg.artifacts.base import read, write
 from autoseg.artifacts.geometry import Geometry
-from autoseg.artifacts.model import StepStyle
+from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.plan import Prediction
 from autoseg.artifacts.prediction import PredictionSet
 from autoseg.artifacts.preprocessed import Placement
@@ -83,6 +84,17 @@ def test_damaged_weights_are_explained(train_fold, damage):
 def test_weights_of_another_network_are_explained(train_fold):
     folder = train_fold(0)
     save_file({"other": torch.zeros(1)}, folder.weights)
+    with pytest.raises(ArtifactError, match="weights don't fit their plan"):
+        load_models([folder], CPU)
+
+
+def test_a_record_that_asks_for_a_huge_network_takes_no_memory(train_fold):
+    folder = train_fold(0)
+    manifest = read(folder.manifest, TrainedModel)
+    configuration = manifest.configuration
+    features = tuple(1_000_000 for _ in configuration.features_per_stage)  # terabytes of weights
+    plan = replace(manifest.plan, configurations={"3d_fullres": replace(configuration, features_per_stage=features)})
+    write(folder.manifest, replace(manifest, plan=plan))
     with pytest.raises(ArtifactError, match="weights don't fit their plan"):
         load_models([folder], CPU)
 
