@@ -36,6 +36,8 @@ from autoseg.predict.report import REPORT_FOLDER, report_files
 log = logging.getLogger(__name__)
 RULES = "2"  # to be raised when the same models would give other label maps
 RECORD = re.compile(r"prediction(\.\d+of\d+)?\.json")
+LOCK = re.compile(r"\.prediction(\.\d+of(\d+))?\.lock")
+OTHERS = "another process predicts into this folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +155,11 @@ def run(
         inputs={},
     )
     suffix = options.part.suffix if options.part else ""
+    own = f"prediction{suffix}.json"
     chosen = options.part.of(cases) if options.part else list(cases)
     check_writable(out)
-    with alone(out / f".prediction{suffix}.lock", "another process predicts into this folder"):
+    with alone(out / f".prediction{suffix}.lock", OTHERS):
+        _check_others(out, options.part)
         # What is there stays on record: as done where these models predicted it, else just as ours.
         known = {
             path.name: old
@@ -163,11 +167,14 @@ def run(
             if RECORD.fullmatch(path.name) and (old := read_if_whole(path, PredictionSet)) is not None
         }
         same = [old for old in known.values() if old.inputs_sha256 == record.inputs_sha256]
-        done = {name: stamp for old in same for name, stamp in old.inputs.items()}
+        done = {entry for old in same for entry in old.inputs.items()}
         ours = {file for old in known.values() for file in old.files.values()}
-        if (old := known.get(f"prediction{suffix}.json")) is not None:
+        if (old := known.pop(own, None)) is not None:
             record = msgspec.structs.replace(record, files=old.files, inputs=old.inputs if old in same else {})
-        missing = [name for name in chosen if done.get(name) != inputs[name] or not _is_done(out, files[name], options)]
+        missing = [
+            name for name in chosen if (name, inputs[name]) not in done or not _is_done(out, files[name], options)
+        ]
+        _disown(out, known, missing)
         _remove_leftovers(out, chosen)
         _make_room(out, [files[name] for name in missing], ours, options)
         if len(missing) < len(chosen):
@@ -186,7 +193,7 @@ def run(
                 files={**record.files, task.name: task.file},
                 inputs={**record.inputs, task.name: inputs[task.name]},
             )
-            write(out / f"prediction{suffix}.json", record)
+            write(out / own, record)
             _move_in(outcome, out, task.file)
             log.info("%s -> %s", task.name, out / task.file)
 
@@ -221,8 +228,34 @@ def run(
                     )
         _remove_leftovers(out, missing)
     if unread:
-        _tell(unread, len(cases))
+        _tell(unread, len(chosen))
     return record
+
+
+def _check_others(out: Path, part: Part | None) -> None:
+    """Refuse to predict beside a process that has some of the same cases; this one's lock is held already.
+
+    Raises
+    ------
+    SettingError
+        One predicts all, or another number of shares.
+    """
+    for lock in out.glob(".prediction*.lock"):
+        match = LOCK.fullmatch(lock.name)
+        # Shares of one whole have no case in common.
+        if match and (part is None) == (match[2] is None) and (part is None or match[2] == str(part.total)):
+            continue
+        if match:
+            with alone(lock, OTHERS):
+                pass
+
+
+def _disown(out: Path, records: Mapping[str, PredictionSet], missing: Sequence[str]) -> None:
+    """Strike cases that are to be predicted anew from the records of other shares, which would take them for done."""
+    for name, record in records.items():
+        left = {case: stamp for case, stamp in record.inputs.items() if case not in missing}
+        if left != record.inputs:
+            write(out / name, msgspec.structs.replace(record, inputs=left))
 
 
 def way(model: LoadedModel, options: Options) -> tuple[tuple[int, ...], float]:

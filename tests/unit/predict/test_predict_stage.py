@@ -283,6 +283,40 @@ def test_parts_side_by_side_make_the_whole(models, cases, tmp_path):
     assert cases.asked == ["one", "two", "three"]
 
 
+def test_what_a_share_replaced_is_not_taken_for_the_work_of_before(models, cases, tmp_path):
+    out = tmp_path / "out"
+    cases.run(models, out)
+    for number in (1, 2):
+        cases.run(models[:1], out, part=Part(number, 2))
+    cases.run(models, out)
+    assert cases.asked == ["one", "two", "three"]
+
+
+def test_two_records_of_a_case_do_not_make_it_be_predicted_again(models, cases, tmp_path):
+    out = tmp_path / "out"
+    cases.run(models, out)
+    cases.inputs["one"] = "1"
+    cases.run(models, out, part=Part(1, 2))
+    assert cases.asked == ["one"]
+    cases.run(models, out)
+    assert cases.asked == []
+
+
+@pytest.mark.parametrize(("held", "part"), [("", Part(1, 2)), (".1of3", Part(1, 2)), (".2of2", None)])
+def test_shares_of_another_whole_are_not_predicted_side_by_side(models, cases, tmp_path, held, part):
+    with locked(tmp_path / "out" / f".prediction{held}.lock", wait=False):
+        with pytest.raises(SettingError, match="another process"):
+            cases.run(models, tmp_path / "out", part=part)
+        assert cases.asked == []
+    cases.run(models, tmp_path / "out", part=part)
+
+
+def test_shares_of_one_whole_are(models, cases, tmp_path):
+    with locked(tmp_path / "out" / ".prediction.2of2.lock", wait=False):
+        cases.run(models, tmp_path / "out", part=Part(1, 2))
+    assert cases.asked == ["one", "two"]
+
+
 def test_a_case_that_fails_is_named_and_those_before_it_kept(models, cases, tmp_path, monkeypatch):
     def fail(task, volume):
         if task.name == "two":
