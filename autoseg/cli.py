@@ -635,6 +635,9 @@ def distill(
     from autoseg.distill import Wish
     from autoseg.distill import distill as run
 
+    if (images is None) != (labels is None):
+        message = "cases to compare on need both --images and --labels"
+        raise click.UsageError(message)
     click.get_current_context().meta[RESTART] = restart
     space = Workspace(workspace)
     wish = Wish(

@@ -21,6 +21,7 @@ from autoseg.artifacts.splits import Fold
 from autoseg.artifacts.stamp import case_stamp
 from autoseg.datasets.layouts import group_inputs
 from autoseg.errors import SettingError
+from autoseg.evaluate.pairing import references_of
 from autoseg.layout import FoldFolder, Workspace
 from autoseg.networks.device import choose_device
 from autoseg.pipeline import PreparedCases, evaluate, open_workspace, preprocess, training_cases
@@ -93,6 +94,8 @@ def distill(workspace: Workspace, wish: Wish, *, device_name: str) -> Distillati
     teachers = load_trained(workspace, wish.configuration_name, wish.folds, device)
     dataset, _ = open_workspace(workspace)
     task = student_task(teachers, dataset, wish, device)
+    # Before hours of training.
+    cases = compared_cases(dataset, wish)
     folder = workspace.fold(task.configuration_name, task.fold)
     records = preprocess(workspace, dataset, teachers[0].plan, teachers[0].manifest.configuration_name, jobs=wish.jobs)
     files = {name: workspace.case(teachers[0].manifest.configuration_name, name) for name in records}
@@ -107,7 +110,14 @@ def distill(workspace: Workspace, wish: Wish, *, device_name: str) -> Distillati
         restart=wish.restart,
     )
     return compare_with_teachers(
-        teachers, folder, dataset, workspace.distillation(task.configuration_name), wish, device
+        teachers,
+        folder,
+        cases,
+        dataset,
+        workspace.distillation(task.configuration_name),
+        unseen=wish.images is not None,
+        device=device,
+        jobs=wish.jobs,
     )
 
 
@@ -163,34 +173,42 @@ def narrowed(configuration: Configuration, width: float) -> Configuration:
 def compare_with_teachers(
     teachers: Sequence[LoadedModel],
     folder: FoldFolder,
+    cases: Sequence[Case],
     dataset: Dataset,
     out: Path,
-    wish: Wish,
+    *,
+    unseen: bool,
     device: torch.device,
+    jobs: int,
 ) -> Distillation:
     """Predict the same cases with both; at once where that was done before."""
     students = load_models([folder], device)
-    cases, references = _compared_cases(dataset, wish)
-    stamps = {case.name: case_stamp(Path(), case) for case in cases}
-    weights = [model.weights_sha256 for model in (*teachers, *students)]
-    inputs = digest(*weights, *sorted(stamps.values()), str(device))
-    earlier = read_if_whole(out, Distillation)
     teaching = students[0].manifest.teaching
-    if earlier is not None and earlier.inputs_sha256 == inputs:
-        return earlier
     if teaching is None:
         raise SettingError("a fold is no student", where=str(folder.root))
+    stamps = {case.name: case_stamp(Path(), case) for case in cases}
+    ways = [prediction.way(models[0], prediction.Options()) for models in (teachers, students)]
+    weights = [model.weights_sha256 for model in (*teachers, *students)]
+    inputs = digest(
+        prediction.RULES,
+        *weights,
+        *(f"{name} {stamp}" for name, stamp in sorted(stamps.items())),
+        f"{unseen} {device} {ways} {dataset.repair}",
+    )
+    earlier = read_if_whole(out, Distillation)
+    if earlier is not None and earlier.inputs_sha256 == inputs:
+        return earlier
     with TemporaryDirectory(dir=out.parent, prefix=".compared.") as temporary:
         measured = [
-            _measure(models, cases, stamps, references, dataset, Path(temporary) / side, device, wish.jobs)
+            _measure(models, cases, stamps, dataset, Path(temporary) / side, device, jobs)
             for side, models in (("teacher", teachers), ("student", students))
         ]
     result = Distillation(
         inputs_sha256=inputs,
         configuration_name=students[0].manifest.configuration_name,
         teaching=teaching,
-        cases=tuple(sorted(references)),
-        unseen=wish.images is not None,
+        cases=tuple(sorted(stamps)),
+        unseen=unseen,
         device=str(device),
         num_threads=torch.get_num_threads(),
         teacher=measured[0],
@@ -200,43 +218,37 @@ def compare_with_teachers(
     return result
 
 
-def _compared_cases(dataset: Dataset, wish: Wish) -> tuple[list[Case], dict[str, Path]]:
-    """Cases with absolute paths, and the label map of each.
+def compared_cases(dataset: Dataset, wish: Wish) -> list[Case]:
+    """Cases to compare on, with absolute paths.
 
     Raises
     ------
     SettingError
-        One of two folders is missing, or their files don't belong together.
+        One of two folders is missing.
+    DatasetError
+        Their files don't belong together.
     """
     if (wish.images is None) != (wish.labels is None):
         raise SettingError("cases to compare on need both --images and --labels")
     if wish.images is None or wish.labels is None:
         chosen = set(choose_cases(sorted(case.name for case in dataset.cases), MOST_COMPARED))
         root = Path(dataset.root).absolute()
-        there = [case for case in dataset.cases if case.name in chosen]
-        cases = [replace(case, images=tuple(str(root / image) for image in case.images)) for case in there]
-        return cases, {case.name: root / (case.label or "") for case in there}
-    cases = list(group_inputs([wish.images], dataset.naming, len(dataset.channel_names)))
-    endings = (dataset.naming.label_suffix, "")
-    labels = {
-        case.name: next(
-            (file for ending in endings for file in sorted(wish.labels.glob(f"{case.name}{ending}*"))), None
-        )
-        for case in cases
-    }
-    missing = sorted(name for name, file in labels.items() if file is None)
-    if missing:
-        raise SettingError(
-            "cases to compare on have no label map", where=str(wish.labels), found=", ".join(missing[:5])
-        )
-    return cases, {name: file for name, file in labels.items() if file is not None}
+        return [
+            replace(
+                case, images=tuple(str(root / image) for image in case.images), label=str(root / (case.label or ""))
+            )
+            for case in dataset.cases
+            if case.name in chosen
+        ]
+    cases = group_inputs([wish.images], dataset.naming, len(dataset.channel_names))
+    labels = references_of([case.name for case in cases], wish.labels)
+    return [replace(case, label=str(labels[case.name].absolute())) for case in cases]
 
 
 def _measure(
     models: Sequence[LoadedModel],
     cases: Sequence[Case],
     stamps: Mapping[str, str],
-    references: Mapping[str, Path],
     dataset: Dataset,
     out: Path,
     device: torch.device,
@@ -256,7 +268,7 @@ def _measure(
     seconds = time.perf_counter() - start
     evaluation = evaluate(
         {name: out / "all" / file for name, file in files.items()},
-        references,
+        {case.name: Path(case.label or "") for case in cases},
         dataset.labels_in_files,
         out / "evaluation.json",
         repair=dataset.repair,

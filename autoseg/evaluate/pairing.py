@@ -97,6 +97,25 @@ def pair_files(predicted: Path, reference: Path) -> Pairing:
     )
 
 
+def references_of(names: Iterable[str], folder: Path) -> dict[str, Path]:
+    """The label map of each case, by the rules of `pair_files`.
+
+    Raises
+    ------
+    DatasetError
+        A case has none, or as `pair_files`.
+    """
+    files, wanted = _label_files(folder), set(names)
+    _, matches = _best_match(set(files), wanted, where=str(folder))
+    found = {name: files[file] for file, name in matches.items()}
+    missing = sorted(wanted - found.keys())
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} of {len(wanted)} cases have no label map", where=str(folder), found=_some(missing)
+        )
+    return found
+
+
 def _label_files(folder: Path) -> dict[str, Path]:
     """Stem to file of the label files of a folder."""
     files: dict[str, Path] = {}

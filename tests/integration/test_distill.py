@@ -43,9 +43,31 @@ def test_both_are_compared_on_the_same_cases(distilled):
 def test_a_second_time_nothing_is_done_again(distilled, autoseg):
     workspace, _ = distilled
     weights = workspace / "models" / STUDENT / "fold_0" / "weights.safetensors"
-    before = weights.stat().st_mtime_ns
+    comparison = workspace / "models" / STUDENT / "distillation.json"
+    before, compared = weights.stat().st_mtime_ns, comparison.stat().st_mtime_ns
     autoseg("distill", "-w", workspace, "--epochs", 2, "--device", "cpu", "--jobs", 1)
     assert weights.stat().st_mtime_ns == before
+    assert comparison.stat().st_mtime_ns == compared
+
+
+def test_on_other_cases_it_is_compared_anew(distilled, phantoms, autoseg, tmp_path):
+    """Labels named otherwise than the training set's, beside a longer name that begins alike."""
+    workspace, _ = distilled
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for name, source in (("a_1", "phantom_000"), ("a_10", "phantom_001")):
+        shutil.copy(phantoms / "imagesTr" / f"{source}_0000.nii.gz", tmp_path / "images" / f"{name}_0000.nii.gz")
+        shutil.copy(phantoms / "labelsTr" / f"{source}.nii.gz", tmp_path / "labels" / f"{name}_seg.nii.gz")
+    folders = ("--images", tmp_path / "images", "--labels", tmp_path / "labels")
+    done = autoseg("distill", "-w", workspace, "--epochs", 2, "--device", "cpu", "--jobs", 1, *folders)
+    result = json.loads((workspace / "models" / STUDENT / "distillation.json").read_text())
+    assert (result["cases"], result["unseen"]) == (["a_1", "a_10"], True)
+    assert "took no part in training" in done.stdout
+    (tmp_path / "labels" / "a_1_seg.nii.gz").unlink()
+    done = autoseg("distill", "-w", workspace, "--epochs", 2, "--device", "cpu", *folders, check=False)
+    assert done.returncode == 1
+    assert "have no label map" in done.stderr
+    assert autoseg("distill", "-w", workspace, *folders[:2], check=False).returncode == 2
 
 
 def test_other_teachers_ask_for_a_restart(distilled, autoseg):
