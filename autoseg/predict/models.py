@@ -1,6 +1,7 @@
 """Trained folds, loaded and held against each other."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -230,6 +231,7 @@ def _ensemble(models: Sequence[LoadedModel], device_name: str) -> Ensemble:
 
 
 _loaded: dict[Ensemble, Sequence[LoadedModel]] = {}  # at most one, for networks are large
+_users: Counter[Ensemble] = Counter()  # blocks that hold them; threads may share an ensemble
 _loading = threading.Lock()
 
 
@@ -240,10 +242,14 @@ def loaded(models: Sequence[LoadedModel], device_name: str) -> Iterator[Ensemble
     try:
         with _loading:
             _loaded[ensemble] = models
+            _users[ensemble] += 1
         yield ensemble
     finally:
         with _loading:
-            _loaded.pop(ensemble, None)
+            _users[ensemble] -= 1
+            if not _users[ensemble]:
+                del _users[ensemble]
+                _loaded.pop(ensemble, None)
 
 
 def models_of(ensemble: Ensemble) -> Sequence[LoadedModel]:

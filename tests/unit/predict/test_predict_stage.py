@@ -459,6 +459,15 @@ def test_another_process_loads_the_same_models_once(train_fold, tmp_path):
         models_of(ensemble)
 
 
+def test_models_stay_loaded_until_the_last_block_that_holds_them_ends(train_fold):
+    (model,) = load_models([train_fold(0)], CPU)
+    with loaded([model], "cpu") as ensemble:
+        with loaded([model], "cpu") as again:
+            assert again == ensemble
+        assert models_of(ensemble)[0] is model
+    assert models_of(ensemble)[0] is not model
+
+
 def test_label_maps_hold_the_values_of_the_datasets_files_and_are_made_anew_when_these_change(
     train_fold, cases, tmp_path
 ):
