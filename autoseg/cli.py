@@ -452,7 +452,7 @@ def select(configurations: tuple[str, ...], folds: str | None, workspace: Path, 
 @click.option(
     "--model", "bundle", type=EXISTING_FILE, default=None, help="A bundle to predict with; no workspace is needed."
 )
-@options.configuration
+@options.selected_configuration
 @options.workspace
 @options.device
 @options.scheduler
@@ -523,7 +523,7 @@ def predict(
 @click.option(
     "--model", "bundle", type=EXISTING_FILE, default=None, help="With --onnx: take a bundle's folds, not a workspace's."
 )
-@options.configuration
+@options.selected_configuration
 @options.workspace
 @options.common
 def export(

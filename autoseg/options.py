@@ -71,9 +71,16 @@ def jobs(command: F) -> F:
 
 def configuration(command: F) -> F:
     """Which network."""
-    return click.option(
-        "--configuration", metavar="NAME", default=None, show_default="3d_fullres, else 2d", help="Which network."
-    )(command)
+    return _configuration("3d_fullres, else 2d")(command)
+
+
+def selected_configuration(command: F) -> F:
+    """Which network, where a selection may say it."""
+    return _configuration("as selected, else 3d_fullres, else 2d")(command)
+
+
+def _configuration(default: str) -> Callable[[F], F]:
+    return click.option("--configuration", metavar="NAME", default=None, show_default=default, help="Which network.")
 
 
 def device(command: F) -> F:

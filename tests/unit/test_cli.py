@@ -91,6 +91,12 @@ def test_every_command_has_help(command, flag):
     assert "--debug" in out
 
 
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_help_tells_that_a_selection_goes_before_the_usual_configuration(command):
+    assert "as selected, else 3d_fullres, else 2d" in " ".join(call(command, "-h")[1].split())
+    assert "as selected" not in call("train", "-h")[1]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
