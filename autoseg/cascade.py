@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from autoseg.artifacts.base import digest, read, read_if_whole
+from autoseg.artifacts.base import digest, read_if_whole
 from autoseg.artifacts.dataset import Dataset
-from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.preprocessed import Placement, PreprocessedCase, PreviousMap
 from autoseg.artifacts.splits import Fold, Splits
 from autoseg.errors import ArtifactError, SettingError
-from autoseg.layout import FoldFolder, MapFiles, Workspace, folds_in
+from autoseg.layout import MapFiles, Workspace, folds_in
 from autoseg.machine import locked, seen_soon
 
 if TYPE_CHECKING:
@@ -80,23 +79,18 @@ def find_first_stage(
     SettingError
         Every fold is trained on one of the cases.
     """
+    from autoseg.networks.stored import finished_manifest
+
     name = plan.configurations[configuration_name].previous_stage
     if name is None:
         return None
     trained = {}
     for number, folder in folds_in(workspace.models(name)).items():
-        manifest = _finished(folder)
+        manifest = finished_manifest(folder)
         if manifest is not None and manifest.cases is not None:
             trained[number] = manifest.cases
     fold_of = out_of_fold(cases, dict(enumerate(splits.folds)) | trained)
     return FirstStage(name, fold_of, tuple(sorted(set(fold_of.values()) - set(trained))))
-
-
-def _finished(folder: FoldFolder) -> TrainedModel | None:
-    if not (folder.manifest.exists() and folder.weights.exists()):
-        return None
-    manifest = read(folder.manifest, TrainedModel)
-    return manifest if manifest.finished else None
 
 
 def out_of_fold(cases: Iterable[str], folds: Mapping[int, Fold]) -> dict[str, int]:

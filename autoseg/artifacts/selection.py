@@ -1,5 +1,6 @@
 """selection.json: which configurations predict, how their probabilities become labels, what is tidied up, and why."""
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -114,6 +115,10 @@ class Difference(Record, frozen=True, kw_only=True):
         return self.mean > 0 and by_rank and self.p_wilcoxon is not None and self.p_wilcoxon < SIGNIFICANCE
 
 
+# Of two lists of scores, the cases in one order: the second minus the first.
+PairedTest = Callable[[Sequence[float], Sequence[float]], Difference]
+
+
 class Candidate(Way, frozen=True, kw_only=True):
     """A way that was judged.
 
@@ -168,7 +173,7 @@ class Selection(Artifact, frozen=True, kw_only=True):
     configurations, decoding
         As `Way` has them.
     folds : tuple of int
-        Of each configuration; the mean of their logits predicts.
+        Of each configuration; the mean of their logits predicts. They may be more than those that were judged.
     rules : tuple of Rule
         Applied in this order.
     num_cases : int
@@ -179,9 +184,10 @@ class Selection(Artifact, frozen=True, kw_only=True):
         From simple to complex.
     rule_trials : tuple of RuleTrial
     left_out : tuple of str
-        Configurations and folds that were not considered, and why.
+        Configurations that were not considered, folds that were not judged, and why.
     weights_sha256 : dict of str to dict of str to str
-        Of each configuration considered, fold by fold, the weights that were judged.
+        Of each configuration considered, fold by fold, the weights that would predict; for the second stage of a
+        cascade those of the first as well.
     inputs_sha256 : str
         Of these weights, the scores, and the cases.
     """
@@ -206,7 +212,8 @@ class Selection(Artifact, frozen=True, kw_only=True):
         ValueError
             A configuration is named twice, or a fold.
         """
-        if len(set(self.folds)) < len(self.folds) or not self.way:
+        _ = self.way  # made only to be checked: it refuses a configuration that is named twice
+        if len(set(self.folds)) < len(self.folds):
             message = f"folds names one twice: {', '.join(map(str, self.folds))}"
             raise ValueError(message)
 

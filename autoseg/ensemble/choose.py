@@ -1,15 +1,14 @@
 """Which way from folds to labels is the best: scores case by case -> candidates, and the one that is chosen."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
 
 import msgspec
 
-from autoseg.artifacts.selection import Candidate, Decoding, Difference, Way
+from autoseg.artifacts.selection import Candidate, Decoding, PairedTest, Way
 
 SIMPLEST_FIRST: tuple[tuple[int, Decoding], ...] = ((1, "argmax"), (1, "dice"), (2, "argmax"), (2, "dice"))
-PairedTest = Callable[[Sequence[float], Sequence[float]], Difference]
 
 
 def all_ways(configurations: Sequence[str]) -> list[list[Way]]:

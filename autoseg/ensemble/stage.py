@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.artifacts.selection import Candidate, Way
+from autoseg.artifacts.selection import Candidate, PairedTest, Way
 from autoseg.ensemble.average import SLAB_BYTES
-from autoseg.ensemble.choose import PairedTest, all_ways, choose
+from autoseg.ensemble.choose import all_ways, choose
 from autoseg.ensemble.decode import decode
 from autoseg.executor import memory_at_hand, run_cases
 from autoseg.images.probabilities import read_levels

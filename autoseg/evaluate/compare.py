@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from autoseg.artifacts.comparison import Better, Comparison, Interval, PairedResult, Unit
-from autoseg.artifacts.selection import Difference
+from autoseg.artifacts.selection import SIGNIFICANCE, Difference
 from autoseg.errors import DatasetError
 from autoseg.evaluate.baselines import ScoreTable, match_labels
 
-SIGNIFICANCE = 0.05
 POWER = 0.8
 NUM_RESAMPLES = 9999
 LISTED = 10

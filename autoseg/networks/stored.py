@@ -75,6 +75,20 @@ class StoredFold:
             raise ArtifactError("weights can't be read", where=where, found=str(error)) from error
 
 
+def finished_manifest(folder: FoldFolder) -> TrainedModel | None:
+    """The record of a fold that was trained to its end; None where it was not.
+
+    Raises
+    ------
+    ArtifactError
+        The record can't be read.
+    """
+    if not (folder.manifest.exists() and folder.weights.exists()):
+        return None
+    manifest = read(folder.manifest, TrainedModel)
+    return manifest if manifest.finished else None
+
+
 def fold_at(path: Path) -> StoredFold:
     """The fold at a path such as `StoredFold` gives.
 

@@ -1,6 +1,6 @@
 """Which rules help: components of out-of-fold predictions -> rules, each proved on cases it was not learned on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import fmean
@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.artifacts.selection import Difference, Rule, RuleTrial
+from autoseg.artifacts.selection import PairedTest, Rule, RuleTrial
 from autoseg.postprocess.components import CaseComponents, kept_by
 
 SHARES = (0.03, 0.1, 0.333)
@@ -18,7 +18,6 @@ PARTS_OF_MEDIAN = (0.01, 0.1)
 RELEVANT_LOSS = 0.001
 TIE = 0.0001
 DIGITS = 3
-PairedTest = Callable[[Sequence[float], Sequence[float]], Difference]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.artifacts.labels import has_regions
-from autoseg.artifacts.selection import Rule, RuleTrial
+from autoseg.artifacts.selection import PairedTest, Rule, RuleTrial
 from autoseg.executor import memory_at_hand, run_cases
 from autoseg.images.image import LabelMap
 from autoseg.postprocess.components import CaseComponents, Labels, measure, voxel_mm3
-from autoseg.postprocess.learn import Case, PairedTest, learn
+from autoseg.postprocess.learn import Case, learn
 
 BYTES_PER_VOXEL = 32  # two label maps, masks, and components numbered in four bytes
 

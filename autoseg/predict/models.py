@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from autoseg.artifacts.base import read
 from autoseg.artifacts.model import Precision, TrainedModel
 from autoseg.artifacts.plan import Configuration, Plan
 from autoseg.errors import ArtifactError, SettingError
 from autoseg.layout import FoldFolder
 from autoseg.machine import multiplies_bfloat16
 from autoseg.networks.device import autocast, choose_device
-from autoseg.networks.stored import StoredFold, fold_at, folds_in_bundle, previous_in_bundle
+from autoseg.networks.stored import StoredFold, finished_manifest, fold_at, folds_in_bundle, previous_in_bundle
 from autoseg.networks.unet import UNet, build_network
 
 # What folds of one ensemble have in common: the grid they predict on, what they are shown, and how.
@@ -86,16 +85,14 @@ def load_model(folder: FoldFolder, device: torch.device) -> LoadedModel:
     ArtifactError
         Its weights can't be read, or don't fit its plan.
     """
+    number = folder.root.name.split("_")[-1]
     if not folder.manifest.exists():
-        raise SettingError(
-            "a fold is not trained", where=str(folder.root), hint=f"autoseg train {folder.root.name.split('_')[-1]}"
-        )
-    manifest = read(folder.manifest, TrainedModel)
-    if not manifest.finished or not folder.weights.exists():
+        raise SettingError("a fold is not trained", where=str(folder.root), hint=f"autoseg train {number}")
+    if finished_manifest(folder) is None:
         raise SettingError(
             "a fold's training is not finished",
             where=str(folder.root),
-            hint=f"autoseg train {manifest.fold} goes on with it",
+            hint=f"autoseg train {number} goes on with it",
         )
     return _load(fold_at(folder.root), device)
 

@@ -76,6 +76,15 @@ def test_what_makes_no_sense_is_refused(changes):
     assert "selection.json" in str(caught.value)
 
 
+def test_what_is_named_twice_is_told():
+    for changes, message in (
+        ({"configurations": ["2d", "2d"]}, "2d is named twice"),
+        ({"folds": [1, 1]}, "folds names"),
+    ):
+        with pytest.raises(ArtifactError, match=message):
+            edited(**changes)
+
+
 @pytest.mark.parametrize(
     "changes", [{"mean": -0.01}, {"p_wilcoxon": 0.06}, {"p_wilcoxon": None}, {"rank_biserial": -0.1}]
 )
