@@ -179,6 +179,11 @@ class Workspace:
         folder = self.preprocessed(configuration) / "previous"
         return MapFiles(map=folder / f"{name}.b2nd", record=folder / f"{name}.json")
 
+    @property
+    def trained_configurations(self) -> list[str]:
+        """Those that have a fold, finished or not, whether the plan has them or not."""
+        return sorted(path.name for path in (self.root / "models").glob("*") if folds_in(path))
+
     def models(self, configuration: str) -> Path:
         """Folder of a configuration's folds."""
         return self.root / "models" / configuration

@@ -89,9 +89,12 @@ class Predictor:
                 raise SettingError("a bundle holds one configuration", where=str(model), found=configuration_name)
             self.models: Sequence[LoadedModel] = load_bundle(model, folds, self.device)
             bundle = read_bundle(model)
-            if folds is None and (bundle.decoding != "argmax" or bundle.rules):
+            has_selection = bundle.decoding != "argmax" or bool(bundle.rules)
+            if has_selection and folds is not None:
+                log.info("folds are named: decoding and post-processing of %s are not used", model)
+            elif has_selection:
                 names = (self.models[0].manifest.configuration_name,)
-                check_rules(bundle.rules, self.labels)
+                check_rules(bundle.rules, self.labels, where=f"{model}, rules")
                 self.finish = Selected(Way(configurations=names, decoding=bundle.decoding), bundle.rules)
         elif (selection := find_selection(Workspace(model), configuration_name, folds)) is not None:
             self.models = selected_models(Workspace(model), selection, self.device)

@@ -82,7 +82,8 @@ def selected_models(workspace: Workspace, selection: Selection, device: torch.de
     Raises
     ------
     SettingError
-        One is not trained, or was trained anew since it was judged; or a rule is about a label that is not there.
+        One is not trained, or was trained anew since it was judged, or the first stage of a cascade was; or a rule is
+        about a label that is not there.
     """
     again = f"autoseg select -w {workspace.root}, or name a --configuration"
     for name in selection.configurations:
@@ -99,14 +100,39 @@ def selected_models(workspace: Workspace, selection: Selection, device: torch.de
         judged = selection.weights_sha256.get(name, {})
         since = [fold for fold, folder in there.items() if folder.weights.exists() and str(fold) not in judged]
         if since:
-            log.warning("%s was not judged by select with fold %s", name, ", ".join(map(str, since)))
+            log.warning("%s: fold %s had no part in the selection", name, ", ".join(map(str, since)))
     models = together([load_trained(workspace, name, selection.folds, device) for name in selection.configurations])
-    for model in models:
+    _check_weights(models, selection, again)
+    check_rules(selection.rules, foreground(models[0].plan.labels), where=f"{workspace.selection}, rules")
+    return models
+
+
+def _check_weights(models: Sequence[LoadedModel], selection: Selection, again: str) -> None:
+    """Hold folds, and those of the first stage of a cascade, against what was judged.
+
+    Raises
+    ------
+    SettingError
+        A fold has other weights, or the first stage other folds.
+    """
+    second = next((model for model in models if model.previous), None)
+    previous = () if second is None else second.previous
+    for model in (*models, *previous):
         name, fold = model.manifest.configuration_name, model.manifest.fold
-        judged_weights = selection.weights_sha256.get(name, {}).get(str(fold))
-        if judged_weights not in (None, model.weights_sha256):
+        judged = selection.weights_sha256.get(name, {}).get(str(fold))
+        if judged not in (None, model.weights_sha256):
             raise SettingError(
                 "a fold was trained anew since the selection was made", where=f"{name}, fold {fold}", hint=again
             )
-    check_rules(selection.rules, foreground(models[0].plan.labels))
-    return models
+    # All folds of the first stage predict, whichever are selected of the second.
+    if second is not None and second.manifest.configuration_name in selection.weights_sha256:
+        name = previous[0].manifest.configuration_name
+        folds, known = [str(model.manifest.fold) for model in previous], selection.weights_sha256.get(name, {})
+        if sorted(folds) != sorted(known):
+            raise SettingError(
+                "the first stage of a cascade has other folds than when the selection was made",
+                where=name,
+                found=", ".join(folds),
+                allowed=", ".join(known) or None,
+                hint=again,
+            )

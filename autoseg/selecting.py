@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.artifacts.base import digest, read, read_if_whole, set_aside, write
+from autoseg.artifacts.base import digest, read_if_whole, set_aside, write
 from autoseg.artifacts.dataset import Dataset
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.geometry import Geometry
@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 
     from autoseg.evaluate.stage import CasePair
     from autoseg.images.image import LabelMap
+    from autoseg.networks.stored import StoredFold
 
 log = logging.getLogger(__name__)
-RULES = "1"  # to be raised when the same predictions would lead to another selection
+RULES = "2"  # to be raised when the same predictions would lead to another selection
+LEAST_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +55,22 @@ class Considered:
     configurations : tuple of str
         Preferred ones first.
     folds : tuple of int
-        Trained to the end in each of them.
+        By whose validation cases is judged: trained to the end in each of them.
+    predicting : dict of str to tuple of int
+        By configuration, the folds that predict if it is chosen.
     left_out : tuple of str
-        What else there is, and why it is not considered.
+        What else there is, and why it is not considered, or not judged.
     """
 
     configurations: tuple[str, ...]
     folds: tuple[int, ...]
+    predicting: Mapping[str, tuple[int, ...]]
     left_out: tuple[str, ...]
+
+    def predicting_all(self, names: Iterable[str]) -> tuple[int, ...]:
+        """The folds that predict if these are chosen: those that each of them has."""
+        first, *others = (self.predicting[name] for name in names)
+        return tuple(fold for fold in first if all(fold in there for there in others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +108,10 @@ def select(
     ----------
     workspace : Workspace
     configurations : sequence of str, optional
-        Empty: all with trained folds.
+        Empty: all with trained folds, but those with less than half as many as another.
     folds : sequence of int or None
-        None: those that all of these have.
+        By which to judge, and which are to predict. None: those that all configurations have, and all that the
+        chosen ones have.
     device_name : str
         Where probabilities that are missing are predicted.
     jobs : int
@@ -127,12 +138,17 @@ def select(
         log.info("left out: %s", words)
     device = choose_device(device_name)
     validated = {
-        (name, fold): _validated(workspace, dataset, name, fold, device, jobs)
+        (name, fold): each
         for name in considered.configurations
-        for fold in considered.folds
+        for fold, each in _validated(workspace, dataset, name, considered.folds, device, jobs).items()
     }
     _check_same_cases(validated)
-    inputs = digest(RULES, *(f"{name} {fold} {_hash(each)}" for (name, fold), each in validated.items()))
+    weights = _weights(workspace, considered, validated)
+    inputs = digest(
+        RULES,
+        *(f"{name} {fold} {_hash(each)}" for (name, fold), each in validated.items()),
+        *(f"{name} {fold} {sha256}" for name, each in weights.items() for fold, sha256 in each.items()),
+    )
     old = read_if_whole(workspace.selection, Selection)
     if old is not None and old.inputs_sha256 == inputs:
         log.info("%s is up to date; remove it to have it made anew", workspace.selection)
@@ -178,17 +194,14 @@ def select(
     selection = Selection(
         configurations=way.configurations,
         decoding=way.decoding,
-        folds=considered.folds,
+        folds=considered.predicting_all(way.configurations),
         rules=tuple(rules),
         num_cases=len(cases),
         judged_on=considered.folds,
         candidates=tuple(candidates),
         rule_trials=tuple(trials),
         left_out=considered.left_out,
-        weights_sha256={
-            name: {str(fold): validated[name, fold].weights_sha256 for fold in considered.folds}
-            for name in considered.configurations
-        },
+        weights_sha256=weights,
         inputs_sha256=inputs,
     )
     if workspace.selection.exists():
@@ -205,14 +218,14 @@ def find_considered(
     Raises
     ------
     SettingError
-        What is asked for is not trained, or there is no fold that all configurations have.
+        What is asked for is not trained, or has no validation cases, or there is no fold that all configurations have.
     """
-    asked = [choose_configuration(plan, name) for name in dict.fromkeys(configurations)]
+    asked = [_choose(workspace, plan, name) for name in dict.fromkeys(configurations)]
     finished: dict[str, list[int]] = {}
     left_out: list[str] = []
     preferred_first = dict.fromkeys((*PREFERRED, *plan.configurations))
     for name in asked or [name for name in preferred_first if name in plan.configurations]:
-        there = [fold for fold, folder in folds_in(workspace.models(name)).items() if _is_finished(folder)]
+        there = _finished_folds(workspace, name)
         missing = [fold for fold in folds or () if fold not in there]
         if there and not missing:
             finished[name] = there
@@ -226,6 +239,11 @@ def find_considered(
         else:
             what = f"fold {', '.join(map(str, missing))} is not" if there else "no fold is"
             left_out.append(f"{name}: {what} trained to the end")
+    if not asked:
+        others = [name for name in workspace.trained_configurations if name not in plan.configurations]
+        left_out += [f"{name}: {_why_unknown(workspace, name)}" for name in others]
+        if folds is None:
+            left_out += _leave_out_trials(finished)
     if not finished:
         raise SettingError(
             "there is nothing to select from",
@@ -241,29 +259,119 @@ def find_considered(
             hint="train the same folds of each, or name some of them with --configuration",
         )
     for name, there in finished.items():
-        others = [fold for fold in there if fold not in common]
-        if others:
-            why = "not asked for" if folds else "not trained in every configuration"
-            left_out.append(f"{name}, fold {', '.join(map(str, others))}: {why}")
-    return Considered(tuple(finished), tuple(common), tuple(left_out))
+        unjudged = [fold for fold in there if fold not in common]
+        if unjudged:
+            why = "not asked for" if folds else "not judged, for not every configuration has it"
+            left_out.append(f"{name}, fold {', '.join(map(str, unjudged))}: {why}")
+    predicting = {name: tuple(common if folds else there) for name, there in finished.items()}
+    return Considered(tuple(finished), tuple(common), predicting, tuple(left_out))
 
 
-def _is_finished(folder: FoldFolder) -> bool:
-    return folder.manifest.exists() and folder.weights.exists() and read(folder.manifest, TrainedModel).finished
+def _choose(workspace: Workspace, plan: Plan, name: str) -> str:
+    """A configuration that is asked for.
+
+    Raises
+    ------
+    SettingError
+        The plan does not have it.
+    """
+    if name not in plan.configurations and name in workspace.trained_configurations:
+        raise SettingError(
+            "a configuration can't be judged",
+            where=str(workspace.models(name)),
+            found=_why_unknown(workspace, name),
+            allowed=", ".join(plan.configurations),
+            hint=f"autoseg predict --configuration {name} predicts with it",
+        )
+    return choose_configuration(plan, name)
+
+
+def _why_unknown(workspace: Workspace, name: str) -> str:
+    """Why folds are there of a configuration that the plan does not have."""
+    folders = folds_in(workspace.models(name)).values()
+    manifests = [read_if_whole(folder.manifest, TrainedModel) for folder in folders]
+    if any(manifest is not None and manifest.teaching for manifest in manifests):
+        return "a student is trained on every case: it has no validation cases"
+    return "the plan has no such configuration"
+
+
+def _leave_out_trials(finished: dict[str, list[int]]) -> list[str]:
+    """Remove configurations of which so few folds are trained that they would cost the others most of their cases."""
+    most = max(map(len, finished.values()), default=0)
+    few = [name for name, there in finished.items() if len(there) < LEAST_SHARE * most]
+    return [
+        f"{name}: only fold {', '.join(map(str, finished.pop(name)))} trained to the end, less than half as many as of "
+        "another configuration; --configuration has it judged all the same"
+        for name in few
+    ]
+
+
+def _finished_folds(workspace: Workspace, name: str) -> list[int]:
+    from autoseg.networks.stored import finished_manifest
+
+    return [fold for fold, folder in folds_in(workspace.models(name)).items() if finished_manifest(folder) is not None]
+
+
+def _weights(
+    workspace: Workspace, considered: Considered, validated: Mapping[tuple[str, int], Validated]
+) -> dict[str, dict[str, str]]:
+    """SHA-256 of the weights of each fold that may predict, and of the first stage of a cascade, fold by fold."""
+    from autoseg.networks.stored import fold_at
+
+    wanted = {name: set(folds) for name, folds in considered.predicting.items()}
+    for each in validated.values():
+        first = each.manifest.configuration.previous_stage
+        if first is not None:  # all of its folds predict
+            wanted[first] = wanted.get(first, set()).union(_finished_folds(workspace, first))
+    known = {key: each.weights_sha256 for key, each in validated.items()}
+    return {
+        name: {
+            str(fold): known.get((name, fold)) or fold_at(workspace.fold(name, fold).root).weights_sha256
+            for fold in sorted(folds)
+        }
+        for name, folds in wanted.items()
+    }
 
 
 def _validated(
-    workspace: Workspace, dataset: Dataset, name: str, fold: int, device: "torch.device", jobs: int
-) -> Validated:
-    """A fold with its predictions and scores, which `train` has left; made where they are missing or stale.
+    workspace: Workspace, dataset: Dataset, name: str, folds: Iterable[int], device: "torch.device", jobs: int
+) -> dict[int, Validated]:
+    """Folds with their predictions and scores, which `train` has left; made where they are missing or stale.
+
+    Raises
+    ------
+    SettingError
+        A fold does not say on which cases it was trained, or one of them is no longer there.
+    """
+    from autoseg.cascade import find_first_stage
+    from autoseg.datasets.splits import find_splits
+
+    stored = {fold: _stored(workspace, dataset, name, fold) for fold in folds}
+    by_plan: dict[str, list[int]] = {}
+    for fold, (each, _) in stored.items():
+        by_plan.setdefault(digest(each.manifest.plan), []).append(fold)
+    found = {}
+    for same in by_plan.values():
+        plan = stored[same[0]][0].manifest.plan
+        names = [case for fold in same for case in stored[fold][1]]
+        first = find_first_stage(workspace, plan, name, names, find_splits(dataset, plan, workspace))
+        prepared = prepared_cases(workspace, dataset, plan, name, first, device, jobs)
+        for fold in same:
+            folder, (each, cases) = workspace.fold(name, fold), stored[fold]
+            evaluation = validate_fold(dataset, prepared, cases, folder, device, jobs)
+            volumes = {case: prepared.volume(case) for case in cases}
+            found[fold] = Validated(folder, each.manifest, volumes, evaluation, each.weights_sha256)
+    return {fold: found[fold] for fold in stored}
+
+
+def _stored(workspace: Workspace, dataset: Dataset, name: str, fold: int) -> tuple["StoredFold", tuple[str, ...]]:
+    """A fold, and the names of its validation cases.
 
     Raises
     ------
     SettingError
         It does not say on which cases it was trained, or one of them is no longer there.
     """
-    from autoseg.cascade import find_first_stage
-    from autoseg.datasets.splits import find_splits
     from autoseg.networks.stored import fold_at
 
     folder = workspace.fold(name, fold)
@@ -277,12 +385,7 @@ def _validated(
             found=", ".join(unknown) if unknown else "a model that does not say what it was trained on",
             hint=f"autoseg train {fold} --configuration {name} --restart",
         )
-    plan, names = stored.manifest.plan, cases.validation
-    first = find_first_stage(workspace, plan, name, names, find_splits(dataset, plan, workspace))
-    prepared = prepared_cases(workspace, dataset, plan, name, first, device, jobs)
-    evaluation = validate_fold(dataset, prepared, names, folder, device, jobs)
-    volumes = {case: prepared.volume(case) for case in names}
-    return Validated(folder, stored.manifest, volumes, evaluation, stored.weights_sha256)
+    return stored, tuple(cases.validation)
 
 
 def _check_same_cases(validated: Mapping[tuple[str, int], Validated]) -> None:
@@ -315,13 +418,14 @@ def _keep_probabilities(name: str, fold: int, validated: Validated, device: "tor
     """Predict the validation cases again whose probabilities are missing or of other weights."""
     from autoseg.executor import SerialExecutor, run_cases
     from autoseg.images.probabilities import are_made_from, write_levels
+    from autoseg.predict import stage
     from autoseg.predict.case import levels_of, mean_logits
     from autoseg.predict.models import load_models
 
     prediction = validated.manifest.plan.prediction
     axes = validated.manifest.configuration.mirror_axes if prediction.mirroring else ()
     made_from = {
-        case: digest(RULES, validated.weights_sha256, volume.sha256, f"{axes} {prediction.step}")
+        case: digest(stage.RULES, validated.weights_sha256, volume.sha256, f"{axes} {prediction.step}")
         for case, volume in validated.volumes.items()
     }
     missing = [case for case in made_from if not are_made_from(validated.folder.levels(case), made_from[case])]
@@ -331,7 +435,14 @@ def _keep_probabilities(name: str, fold: int, validated: Validated, device: "tor
 
     def keep(case: str) -> None:
         volume = validated.volumes[case].read(model)
-        logits = mean_logits([model], volume.image_czyx, device=device, mirror_axes=axes, step=prediction.step)
+        logits = mean_logits(
+            [model],
+            volume.image_czyx,
+            device=device,
+            mirror_axes=axes,
+            step=prediction.step,
+            folder=validated.folder.root,
+        )
         write_levels(validated.folder.levels(case), levels_of(logits, volume, model, made_from=made_from[case]))
 
     run_cases(SerialExecutor(), keep, missing, name_of=str, progress=f"probabilities of {name}, fold {fold}")

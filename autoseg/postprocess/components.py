@@ -165,8 +165,16 @@ def kept_by(rule: Rule | None, volumes_mm3: NDArray[np.float64]) -> NDArray[np.b
     return enough
 
 
-def check_rules(rules: Sequence[Rule], labels: Labels) -> None:
+def check_rules(rules: Sequence[Rule], labels: Labels, *, where: str) -> None:
     """Find out before anything is predicted that rules are about labels that are there.
+
+    Parameters
+    ----------
+    rules : sequence of Rule
+    labels : mapping of str to int or tuple of int
+        Those that are there.
+    where : str
+        File and key of the rules, for people.
 
     Raises
     ------
@@ -178,7 +186,7 @@ def check_rules(rules: Sequence[Rule], labels: Labels) -> None:
             close = nearest(rule.label, labels)
             raise SettingError(
                 "a rule is about an unknown label",
-                where="selection.json, rules",
+                where=where,
                 found=rule.label,
                 allowed=", ".join(labels),
                 hint=f"did you mean {close}?" if close else "null stands for the whole foreground",
@@ -209,7 +217,7 @@ def apply_rules(
     SettingError
         As `check_rules`.
     """
-    check_rules(rules, labels)
+    check_rules(rules, labels, where="rules")
     cleaned = label_zyx.copy()
     for rule in rules:
         mask = cleaned != 0 if rule.label is None else is_one_of(cleaned, labels[rule.label])

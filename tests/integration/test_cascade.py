@@ -21,6 +21,7 @@ from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.prediction import PredictionSet
 from autoseg.artifacts.preprocessed import PreprocessedCase, PreviousMap
+from autoseg.artifacts.selection import Selection
 from autoseg.cli import main
 from autoseg.errors import ArtifactError
 from autoseg.images.io import read_image, read_label, write_label
@@ -245,6 +246,23 @@ def test_a_damaged_or_stale_map_is_made_again(trained):
     assert damaged.map.read_bytes() == whole
     assert read(stale.record, PreviousMap) == record
     assert space.previous_map(SECOND, "case_2").record.stat().st_mtime_ns == other
+
+
+def test_a_selection_knows_both_stages(trained, raw, tmp_path):
+    space = Workspace(shutil.copytree(trained[0].root, tmp_path / "copy"))
+    call("select", "-w", space.root, "--device=cpu", "--jobs=1")
+    selection = read(space.selection, Selection)
+    assert selection.judged_on == (0,)
+    assert f"{FIRST}, fold 1: not judged, for not every configuration has it" in selection.left_out
+    assert selection.folds == ((0, 1) if selection.configurations == (FIRST,) else (0,))
+    call("select", "-w", space.root, "--configuration", SECOND, "--device=cpu", "--jobs=1")
+    selection = read(space.selection, Selection)
+    assert {name: sorted(each) for name, each in selection.weights_sha256.items()} == {SECOND: ["0"], FIRST: ["0", "1"]}
+    scan = raw / "imagesTr" / "case_1_0000.nii.gz"
+    command = ("predict", scan, tmp_path / "out", "-w", space.root, "--device=cpu", "--step", 1, "--no-mirroring")
+    call(*command)
+    shutil.copytree(space.fold(FIRST, 0).root, space.fold(FIRST, 2).root)
+    assert "has other folds" in call(*command, fails=True)
 
 
 @pytest.mark.long

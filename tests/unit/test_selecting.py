@@ -1,22 +1,28 @@
 """Which configurations and folds are compared, and what predict makes of selection.json."""
 
+import shutil
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from autoseg import selecting
 from autoseg.artifacts.base import write
+from autoseg.artifacts.bundle import write_bundle
 from autoseg.artifacts.dataset import Naming
-from autoseg.artifacts.model import StepStyle, TrainedModel
+from autoseg.artifacts.model import StepStyle, Teaching, TrainedModel
 from autoseg.artifacts.selection import Candidate, Rule, Selection
-from autoseg.artifacts.splits import Fold
+from autoseg.artifacts.splits import Fold, Splits
 from autoseg.console import selection_lines
 from autoseg.errors import SettingError
 from autoseg.layout import Workspace
 from autoseg.networks.stored import fold_at
 from autoseg.networks.unet import build_network
 from autoseg.pipeline import export_bundle
+from autoseg.predict.case import Volume
 from autoseg.predict.stage import Options
 from autoseg.predictor import Predictor
 from autoseg.selecting import find_considered, mean_score
@@ -61,7 +67,8 @@ def train(tmp_path, plan):
         )
         torch.manual_seed(fold if seed is None else seed)
         write(folder.manifest, manifest)
-        network = build_network(manifest.configuration, 1, manifest.plan.num_classes)
+        num_inputs = manifest.plan.num_inputs(manifest.configuration)
+        network = build_network(manifest.configuration, num_inputs, manifest.plan.num_classes)
         save_file({key: value * 3 for key, value in network.state_dict().items()}, folder.weights)
         return folder
 
@@ -106,9 +113,51 @@ def test_all_that_is_trained_is_considered_preferred_first(space, plan, train):
     assert considered.folds == (1, 2)
     assert considered.left_out == (
         "3d_lowres: no fold is trained to the end",
-        "3d_fullres, fold 3: not trained in every configuration",
-        "2d, fold 0: not trained in every configuration",
+        "3d_fullres, fold 3: not judged, for not every configuration has it",
+        "2d, fold 0: not judged, for not every configuration has it",
     )
+
+
+def test_all_folds_of_what_is_chosen_predict(space, plan, train):
+    for name, fold in (("2d", 0), ("2d", 1), ("2d", 2), ("3d_fullres", 1), ("3d_fullres", 2), ("3d_fullres", 3)):
+        train(name, fold)
+    considered = find_considered(space, plan, (), None)
+    assert considered.folds == (1, 2)
+    assert considered.predicting_all(["3d_fullres"]) == (1, 2, 3)
+    assert considered.predicting_all(["2d"]) == (0, 1, 2)
+    assert considered.predicting_all(["2d", "3d_fullres"]) == (1, 2)
+    # Folds that are named are those that predict.
+    assert find_considered(space, plan, (), [2]).predicting_all(["3d_fullres"]) == (2,)
+
+
+def test_a_trial_does_not_cut_the_evidence(space, plan, train):
+    for name, number in (("3d_fullres", 4), ("3d_lowres", 2), ("2d", 1)):
+        for fold in range(number):
+            train(name, fold)
+    considered = find_considered(space, plan, (), None)
+    assert considered.configurations == ("3d_fullres", "3d_lowres")
+    assert considered.folds == (0, 1)
+    assert considered.left_out[0].startswith("2d: only fold 0 trained to the end, less than half")
+    assert find_considered(space, plan, ("2d", "3d_fullres"), None).folds == (0,)
+    # Where folds are named, all that is compared has these.
+    assert find_considered(space, plan, (), [0]).configurations == ("3d_fullres", "2d", "3d_lowres")
+
+
+def test_what_the_plan_does_not_have_is_told(space, plan, train):
+    train("2d", 0)
+    student, old = ({name: plan.configurations["2d"]} for name in ("2d_student", "old"))
+    teaching = Teaching(paths=("there",), weights_sha256=("0",), share=0.5, temperature=2.0)
+    train("2d_student", 0, plan=msgspec.structs.replace(plan, configurations=student), teaching=teaching)
+    train("old", 0, plan=msgspec.structs.replace(plan, configurations=old))
+    left_out = find_considered(space, plan, (), None).left_out
+    assert "2d_student: a student is trained on every case: it has no validation cases" in left_out
+    assert "old: the plan has no such configuration" in left_out
+    with pytest.raises(SettingError, match="can't be judged") as caught:
+        find_considered(space, plan, ("2d_student",), None)
+    assert "no validation cases" in str(caught.value)
+    with pytest.raises(SettingError, match="can't be judged") as caught:
+        find_considered(space, plan, ("old",), None)
+    assert "the plan has no such" in str(caught.value)
 
 
 def test_what_is_asked_for_is_considered_alone(space, plan, train):
@@ -205,7 +254,7 @@ def test_a_fold_trained_anew_is_noticed(space, selected, train):
 def test_a_fold_trained_since_is_told(selected, train, caplog):
     train("3d_fullres", 2)
     assert len(selected().models) == 2
-    assert "not judged by select with fold 2" in caplog.text
+    assert "3d_fullres: fold 2 had no part in the selection" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -222,6 +271,97 @@ def test_a_selection_that_can_not_be_followed_is_explained(selected, changes, me
     assert "selection.json" in str(caught.value)
 
 
+@pytest.fixture
+def cascade(build_plan, build_configuration):
+    """A plan of two networks, of which the second is shown what the first predicts."""
+    return build_plan(
+        {
+            "3d_lowres": build_configuration((4, 8, 8), spacing=(2.0, 2.0, 2.0)),
+            "3d_cascade_fullres": build_configuration((4, 8, 8), previous_stage="3d_lowres"),
+        },
+        labels={"background": 0, "a": 1, "b": 2},
+    )
+
+
+@pytest.fixture
+def judge(space, monkeypatch):
+    """Callable: folds as after validation, which is not done; and the calls of what prepares their cases."""
+    prepared = []
+
+    class Volumes:
+        def volume(self, name):
+            return name
+
+    monkeypatch.setattr(
+        "autoseg.datasets.splits.find_splits", lambda *_: Splits(inputs_sha256="0", method="", folds=())
+    )
+    monkeypatch.setattr(selecting, "prepared_cases", lambda *given: prepared.append(given) or Volumes())
+    monkeypatch.setattr(selecting, "validate_fold", lambda _data, _cases, names, *_: names)
+
+    def make(name, folds, dataset):
+        return selecting._validated(space, dataset, name, folds, torch.device("cpu"), 1), prepared
+
+    return make
+
+
+def test_cases_are_prepared_once_for_the_folds_of_a_plan(plan, train, judge, build_dataset):
+    for fold in (0, 1, 3):
+        train("2d", fold)
+    train("2d", 2, plan=msgspec.structs.replace(plan, gpu_memory_gb=4.0))
+    found, prepared = judge("2d", (0, 1, 2, 3), build_dataset())
+    assert [given[2].gpu_memory_gb for given in prepared] == [8.0, 4.0]
+    assert {fold: each.evaluation for fold, each in found.items()} == {fold: (f"case_{fold}",) for fold in range(4)}
+    assert list(found) == [0, 1, 2, 3]
+
+
+def test_probabilities_know_the_rules_of_prediction_and_lie_with_the_fold(train, judge, build_dataset, monkeypatch):
+    class Prepared:
+        sha256 = "0"
+
+        def read(self, _model):
+            return Volume(IMAGE, None)
+
+    folder = train("2d", 0)
+    made = []
+
+    def mean_logits(_models, _image, *, folder, **_):
+        made.append(folder)
+
+    monkeypatch.setattr("autoseg.predict.case.mean_logits", mean_logits)
+    monkeypatch.setattr("autoseg.predict.case.levels_of", lambda *_, made_from: made.append(made_from))
+    monkeypatch.setattr("autoseg.images.probabilities.write_levels", lambda *_: None)
+    validated = replace(judge("2d", (0,), build_dataset())[0][0], volumes={"case_0": Prepared()})
+    selecting._keep_probabilities("2d", 0, validated, torch.device("cpu"))
+    monkeypatch.setattr("autoseg.predict.stage.RULES", "other")
+    selecting._keep_probabilities("2d", 0, validated, torch.device("cpu"))
+    assert made[0] == made[2] == folder.root
+    assert made[1] != made[3]
+
+
+def test_the_first_stage_of_a_cascade_is_recorded_and_checked(space, cascade, train, judge, build_dataset, selected):
+    second = "3d_cascade_fullres"
+    for name, fold in ((second, 0), ("3d_lowres", 0), ("3d_lowres", 1)):
+        train(name, fold, plan=cascade)
+    considered = find_considered(space, cascade, (second,), None)
+    validated = {(second, 0): judge(second, (0,), build_dataset())[0][0]}
+    weights = selecting._weights(space, considered, validated)
+    assert {name: list(each) for name, each in weights.items()} == {second: ["0"], "3d_lowres": ["0", "1"]}
+    changes = {"configurations": (second,), "folds": (0,), "weights_sha256": weights}
+    assert len(selected(**changes).models[0].previous) == 2
+
+    extra = train("3d_lowres", 2, plan=cascade)
+    with pytest.raises(SettingError, match="has other folds") as caught:
+        selected(**changes)
+    assert "found:   0, 1, 2" in str(caught.value)
+    assert "autoseg select" in str(caught.value)
+    shutil.rmtree(extra.root)
+    assert selected(**changes).models
+    train("3d_lowres", 1, plan=cascade, seed=99)
+    with pytest.raises(SettingError, match="trained anew") as caught:
+        selected(**changes)
+    assert "3d_lowres, fold 1" in str(caught.value)
+
+
 def test_configurations_of_other_labels_are_not_averaged(selected, train, plan):
     train("2d", 0, plan=msgspec.structs.replace(plan, labels={"background": 0, "a": 1, "other": 2}))
     train("2d", 1, plan=msgspec.structs.replace(plan, labels={"background": 0, "a": 1, "other": 2}))
@@ -229,15 +369,30 @@ def test_configurations_of_other_labels_are_not_averaged(selected, train, plan):
         selected(configurations=("3d_fullres", "2d"), weights_sha256={})
 
 
-def test_a_bundle_does_what_the_workspace_does(space, selected, tmp_path):
+def test_a_bundle_does_what_the_workspace_does(space, selected, tmp_path, caplog):
+    caplog.set_level("INFO")
     rules = (Rule(label="a", keep="largest"),)
     here = selected(configurations=("2d",), folds=(1,), decoding="dice", rules=rules)
     written = export_bundle(space, tmp_path / "model.zip")
     assert (written.decoding, written.rules, len(written.folds)) == ("dice", rules, 1)
     there = Predictor(tmp_path / "model.zip", device_name="cpu", options=here.options)
     np.testing.assert_array_equal(*(each.predict(IMAGE, (1.0, 1.0, 1.0)) for each in (here, there)))
+    caplog.clear()
     assert Predictor(tmp_path / "model.zip", folds=[1], device_name="cpu").finish is None
+    assert "decoding and post-processing of" in caplog.text
     assert len(export_bundle(space, tmp_path / "model.zip", configuration_name="2d").folds) == 2
+
+
+def test_a_bundle_with_a_rule_about_nothing_is_named(space, selected, tmp_path):
+    selected()
+    bundle = export_bundle(space, tmp_path / "model.zip")
+    first, rules = bundle.folds[0].manifest, (Rule(label="liver", keep="largest"),)
+    weights = space.fold("3d_fullres", 0).weights.read_bytes()
+    write_bundle(tmp_path / "other.zip", [(first, weights)], source="", rules=rules)
+    with pytest.raises(SettingError, match="unknown label") as caught:
+        Predictor(tmp_path / "other.zip", device_name="cpu")
+    assert "other.zip, rules" in str(caught.value)
+    assert "selection.json" not in str(caught.value)
 
 
 def test_two_configurations_do_not_fit_into_a_bundle(space, selected, tmp_path):
