@@ -784,14 +784,15 @@ class PreparedVolume:
         import numpy as np
 
         from autoseg.predict.case import Volume
+        from autoseg.predict.sliding import ImageWithMap
         from autoseg.preprocess.store import open_case
-        from autoseg.transforms.chain import with_map
 
         stored = open_case(self.files, self.record.arrays_sha256).image
         image = np.asarray(stored[:], dtype=np.float32)
-        if self.previous is not None:
-            image = with_map(image, self.previous[:], model.plan.num_previous(model.configuration))
-        return Volume(image, self.record.placement)
+        if self.previous is None:
+            return Volume(image, self.record.placement)
+        shown = ImageWithMap(image, self.previous[:], model.plan.num_previous(model.configuration))
+        return Volume(shown, self.record.placement)
 
 
 def evaluate(

@@ -28,14 +28,13 @@ from autoseg.machine import available_memory_bytes
 from autoseg.networks.device import choose_device
 from autoseg.predict.models import Ensemble, LoadedModel, by_configuration, models_of
 from autoseg.predict.report import write_report
-from autoseg.predict.sliding import sliding_logits
+from autoseg.predict.sliding import ImageWithMap, Shown, sliding_logits
 from autoseg.transforms.chain import (
     forward,
     next_stage_map,
     probability_slabs,
     restore_labels,
     restore_probabilities,
-    with_map,
 )
 
 log = logging.getLogger(__name__)
@@ -49,13 +48,13 @@ class Volume:
 
     Attributes
     ----------
-    image_czyx : ndarray of float32, shape (C, Z, Y, X)
+    image_czyx : ndarray of float32, shape (C, Z, Y, X), or ImageWithMap
     placement : Placement
     previous : Volume or None
         The case ready for the first stage of a cascade, whose prediction is yet to be shown to the second.
     """
 
-    image_czyx: NDArray[np.float32]
+    image_czyx: Shown
     placement: Placement
     previous: "Volume | None" = None
 
@@ -239,8 +238,8 @@ def volume_logits(
     -------
     ndarray of float32 or float16, shape (K, Z, Y, X)
     """
-    image_czyx, model = volume.image_czyx, models[0]
-    if volume.previous is not None:
+    shown, model = volume.image_czyx, models[0]
+    if volume.previous is not None and not isinstance(shown, ImageWithMap):
         first = model.previous[0]
         logits = volume_logits(
             model.previous,
@@ -252,15 +251,15 @@ def volume_logits(
             folder=folder,
         )
         predicted = next_stage_map(logits, first.plan, first.configuration, model.configuration, volume.placement)
-        image_czyx = with_map(image_czyx, predicted, model.plan.num_previous(model.configuration))
+        shown = ImageWithMap(shown, predicted, model.plan.num_previous(model.configuration))
     return mean_logits(
-        models, image_czyx, device=device, mirror_axes=mirror_axes, step=step, precision=precision, folder=folder
+        models, shown, device=device, mirror_axes=mirror_axes, step=step, precision=precision, folder=folder
     )
 
 
 def mean_logits(
     models: Sequence[LoadedModel],
-    image_czyx: NDArray[np.float32],
+    image_czyx: Shown,
     *,
     device: torch.device,
     mirror_axes: Sequence[int],
@@ -273,7 +272,7 @@ def mean_logits(
     Parameters
     ----------
     models : sequence of LoadedModel
-    image_czyx : ndarray of float32, shape (C, Z, Y, X)
+    image_czyx : ndarray of float32, shape (C, Z, Y, X), or ImageWithMap
     device : torch.device
     mirror_axes, step
         As for `sliding_logits`.

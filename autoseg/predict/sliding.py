@@ -1,6 +1,7 @@
 """The network over windows: one volume -> its logits on the network's grid, from the first slice to the last."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain, groupby
 
 import numpy as np
@@ -21,10 +22,39 @@ VOXELS_AT_ONCE = {"cpu": 2**18}
 VOXELS_AT_ONCE_ELSEWHERE = 2**21
 
 
+@dataclass(frozen=True, slots=True)
+class ImageWithMap:
+    """What the second stage of a cascade is shown: an image, and the label map that the first predicts of it.
+
+    Attributes
+    ----------
+    image_czyx : ndarray of float32, shape (C, Z, Y, X)
+    map_zyx : ndarray of integers of at most 16 bits, shape (Z, Y, X)
+    num_values : int
+        For each of the values 1 to this the network sees a channel: 1 where the map has it, else 0.
+
+    Notes
+    -----
+    These channels are made for each window: of a whole volume they take 4 bytes for each value and voxel.
+    """
+
+    image_czyx: NDArray[np.float32]
+    map_zyx: NDArray[np.integer]
+    num_values: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """With the channels that the network sees."""
+        return (len(self.image_czyx) + self.num_values, *self.image_czyx.shape[1:])
+
+
+Shown = NDArray[np.float32] | ImageWithMap
+
+
 @torch.inference_mode()
 def sliding_logits(
     networks: Sequence[Network],
-    image_czyx: NDArray[np.float32],
+    image_czyx: Shown,
     patch: Sequence[int],
     *,
     device: torch.device,
@@ -39,7 +69,7 @@ def sliding_logits(
     ----------
     networks : sequence of callable
         Each maps a Tensor of float32, shape (B, C, *patch), on the device, to logits of shape (B, K, *patch).
-    image_czyx : ndarray of float32, shape (C, Z, Y, X)
+    image_czyx : ndarray of float32, shape (C, Z, Y, X), or ImageWithMap
         Of any size; padded with zeros up to the patch where it is smaller.
     patch : sequence of int, length 2 or 3
         Two edges: each slice along Z is a picture of its own.
@@ -59,14 +89,15 @@ def sliding_logits(
     Windows are visited from the first slice to the last. Only slices that windows to come still reach are held in
     single precision, on the device where they fit: the sums of a volume never exist as a whole.
     """
-    padded, inside = pad_to_patch(torch.from_numpy(image_czyx), patch)
-    padded = padded.to(device)
+    padded, inside = _padded(image_czyx, patch, device)
     flat = len(patch) == 2
     subsets = mirrorings(mirror_axes)
     at_once = max(1, VOXELS_AT_ONCE.get(device.type, VOXELS_AT_ONCE_ELSEWHERE) // int(np.prod(patch)))
-    groups = _groups(windows(tuple(padded.shape[1:]), patch, step), -(-at_once // len(subsets)) if flat else 1)
+    groups = _groups(
+        windows(tuple(padded.image_czyx.shape[1:]), patch, step), -(-at_once // len(subsets)) if flat else 1
+    )
     height = max(places[-1][0].stop - places[0][0].start for places in groups)
-    sums = _Sums(len(keep), height, padded.shape[2:], patch, device)
+    sums = _Sums(len(keep), height, padded.image_czyx.shape[2:], patch, device)
     for places, following in zip(groups, [*groups[1:], None], strict=True):
         first = places[0][0].start
         work = [(place, axes) for place in places for axes in subsets]
@@ -81,7 +112,7 @@ def sliding_logits(
                     sums.add(straight, place, first, 1 / (len(subsets) * len(networks)))
         for place in places:
             sums.count(place, first)
-        last = padded.shape[1] if following is None else following[0][0].start
+        last = padded.image_czyx.shape[1] if following is None else following[0][0].start
         means = sums.take(last - first)
         if exclusive and keep.dtype == np.float16:
             means -= means.amax(0)
@@ -169,11 +200,37 @@ def pad_to_patch(image_czyx: Tensor, patch: Sequence[int]) -> tuple[Tensor, tupl
     # torch lists the padding of the last axis first.
     sizes = [size for low, high in zip(before[::-1], after[::-1], strict=True) for size in (low, high)]
     inside = tuple(slice(low, low + n) for low, n in zip(before, space, strict=True))
-    return functional.pad(image_czyx, sizes), inside
+    # torch copies the volume even where there is nothing to add.
+    return (functional.pad(image_czyx, sizes) if any(sizes) else image_czyx), inside
 
 
-def _cut(padded: Tensor, place: tuple[slice, ...], axes: tuple[int, ...], flat: bool) -> Tensor:
-    window = padded[(slice(None), *place)]
+@dataclass(frozen=True, slots=True)
+class _Padded:
+    """What is shown, padded, on the device; without a map `num_values` is 0."""
+
+    image_czyx: Tensor
+    map_zyx: Tensor | None = None
+    num_values: int = 0
+
+
+def _padded(shown: Shown, patch: Sequence[int], device: torch.device) -> tuple[_Padded, tuple[slice, ...]]:
+    """Zeros around image and map alike, and where the volume lies in the result."""
+    if not isinstance(shown, ImageWithMap):
+        image_czyx, inside = pad_to_patch(torch.from_numpy(shown), patch)
+        return _Padded(image_czyx.to(device)), inside
+    image_czyx, inside = pad_to_patch(torch.from_numpy(shown.image_czyx), patch)
+    # torch computes little with uint16. Read as int16, values from 32768 are negative: there is no channel for them.
+    numbers = shown.map_zyx.view(np.int16) if shown.map_zyx.dtype == np.uint16 else shown.map_zyx
+    map_1zyx, _ = pad_to_patch(torch.from_numpy(numbers)[None], patch)
+    return _Padded(image_czyx.to(device), map_1zyx[0].to(device), shown.num_values), inside
+
+
+def _cut(padded: _Padded, place: tuple[slice, ...], axes: tuple[int, ...], flat: bool) -> Tensor:
+    window = padded.image_czyx[(slice(None), *place)]
+    if padded.map_zyx is not None:
+        values = torch.arange(1, padded.num_values + 1, dtype=torch.int32, device=window.device)
+        channels = padded.map_zyx[place] == values[:, None, None, None]
+        window = torch.cat([window, channels.to(window.dtype)])
     if flat:
         window = window[:, 0]
     return window.flip([axis + 1 for axis in axes]) if axes else window

@@ -180,27 +180,6 @@ def next_stage_map(
     return labels
 
 
-def with_map(image_czyx: NDArray[np.float32], map_zyx: NDArray[np.integer], num_values: int) -> NDArray[np.float32]:
-    """An image and, for each of the values 1 to `num_values` of a label map, a channel: 1 where it has it, else 0.
-
-    Parameters
-    ----------
-    image_czyx : ndarray of float32, shape (C, Z, Y, X)
-    map_zyx : ndarray of integer, shape (Z, Y, X)
-    num_values : int
-
-    Returns
-    -------
-    ndarray of float32, shape (C + num_values, Z, Y, X)
-    """
-    channels = len(image_czyx)
-    both = np.empty((channels + num_values, *image_czyx.shape[1:]), np.float32)
-    both[:channels] = image_czyx
-    for value, channel in enumerate(both[channels:], start=1):
-        np.equal(map_zyx, value, out=channel, casting="unsafe")
-    return both
-
-
 def restore_probabilities(
     logits_kzyx: NDArray[np.floating], placement: Placement, plan: Plan, configuration: Configuration
 ) -> NDArray[np.float16]:

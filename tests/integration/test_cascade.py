@@ -28,10 +28,11 @@ from autoseg.images.io import read_image, read_label, write_label
 from autoseg.layout import Workspace
 from autoseg.predict.case import mean_logits
 from autoseg.predict.models import load_model, load_models, loaded, models_of
+from autoseg.predict.sliding import ImageWithMap
 from autoseg.predict.stage import Options
 from autoseg.predictor import Predictor
 from autoseg.preprocess.store import StoredMap, load_case, open_case
-from autoseg.transforms.chain import forward, next_stage_map, with_map
+from autoseg.transforms.chain import forward, next_stage_map
 
 EDGE, CASES, FOLDS = 64, 4, 2
 FIRST, SECOND = "3d_lowres", "3d_cascade_fullres"
@@ -162,11 +163,11 @@ def test_the_second_stage_sees_what_the_first_predicted(trained):
     model = load_model(folder, CPU)
     name = model.manifest.cases.validation[0]
     case = load_case(space.case(SECOND, name))
-    shown = with_map(case.image, load_map(space, name), 2)
+    shown = np.concatenate([case.image, [load_map(space, name) == value for value in (1, 2)]]).astype(np.float32)
     logits = mean_logits([model], shown, device=CPU, mirror_axes=(), step=1.0)
     written = read_label(folder.validation / f"{name}.nii.gz", case=name).array_zyx
     np.testing.assert_array_equal(written, logits.argmax(axis=0))
-    blind = mean_logits([model], with_map(case.image, case.label * 0, 2), device=CPU, mirror_axes=(), step=1.0)
+    blind = mean_logits([model], ImageWithMap(case.image, case.label * 0, 2), device=CPU, mirror_axes=(), step=1.0)
     assert (blind != logits).any()
 
 
@@ -184,7 +185,7 @@ def test_new_volumes_are_predicted_by_both_stages(trained, raw, tmp_path):
     full = forward(image, None, second.plan, second.configuration)
     logits = mean_logits(first, low.image_czyx, device=CPU, mirror_axes=(), step=1.0)
     predicted = next_stage_map(logits, second.plan, first[0].configuration, second.configuration, full.placement)
-    logits = mean_logits([second], with_map(full.image_czyx, predicted, 2), device=CPU, mirror_axes=(), step=1.0)
+    logits = mean_logits([second], ImageWithMap(full.image_czyx, predicted, 2), device=CPU, mirror_axes=(), step=1.0)
     np.testing.assert_array_equal(written, logits.argmax(axis=0))
 
     record = read(tmp_path / "out" / "prediction.json", PredictionSet)

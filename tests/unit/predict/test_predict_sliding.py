@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autoseg.predict import sliding
-from autoseg.predict.sliding import pad_to_patch, sliding_logits
+from autoseg.predict.sliding import ImageWithMap, pad_to_patch, sliding_logits
 
 SIZES = st.tuples(*[st.integers(1, 13)] * 3)
 STEPS = st.sampled_from([0.3, 0.5, 1.0])
@@ -128,6 +128,66 @@ def test_what_is_smaller_than_the_patch_is_padded_around(shape, patch, padded, i
     assert place == inside
     assert torch.equal(larger[(slice(None), *place)], image)
     assert larger.sum() == image.sum()
+
+
+def test_what_is_as_large_as_the_patch_is_not_copied():
+    image = torch.ones(2, 4, 6, 5)
+    padded, _ = pad_to_patch(image, (4, 6, 5))
+    assert padded.data_ptr() == image.data_ptr()
+
+
+class Kept(nn.Module):
+    """Gives back its input, and keeps it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inputs = []
+
+    def forward(self, x):
+        self.inputs.append(x.clone())
+        return x
+
+
+def seen(shown, classes, patch, axes):
+    """The windows that a network is shown, and the logits."""
+    network = Kept()
+    logits = predict(network, shown, classes, patch, axes)
+    return torch.cat(network.inputs), logits
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16])
+@pytest.mark.parametrize(
+    ("shape", "patch", "axes"),
+    [
+        ((5, 9, 8), (4, 6, 5), (0, 2)),
+        ((2, 9, 3), (4, 6, 5), (0, 1, 2)),
+        ((3, 5, 8), (6, 5), (0, 1)),
+        ((1, 3, 4), (6, 5), ()),
+    ],
+)
+def test_windows_see_the_channels_of_a_map_as_if_the_whole_volume_had_them(shape, patch, axes, kind):
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((2, *shape), dtype=np.float32)
+    map_zyx = rng.integers(0, 5, shape).astype(kind)  # 4 has no channel
+    expanded = np.concatenate([image, [map_zyx == value for value in (1, 2, 3)]]).astype(np.float32)
+    shown = ImageWithMap(image, map_zyx, 3)
+    assert shown.shape == expanded.shape
+    windows, logits = seen(shown, 5, patch, axes)
+    expected, expected_logits = seen(expanded, 5, patch, axes)
+    assert windows.dtype == torch.float32
+    assert torch.equal(windows, expected)
+    np.testing.assert_array_equal(logits, expected_logits)
+
+
+def test_values_of_a_map_that_need_16_bits_have_their_channels():
+    map_zyx = np.array([0, 1, 255, 256, 300, 65535], np.uint16).reshape(1, 1, 6)
+    windows, _ = seen(ImageWithMap(np.zeros((1, 1, 1, 6), np.float32), map_zyx, 300), 301, (1, 1, 6), ())
+    assert [(int(channel), int(x)) for _, channel, _, _, x in torch.argwhere(windows)] == [
+        (1, 1),
+        (255, 2),
+        (256, 3),
+        (300, 4),
+    ]
 
 
 def test_the_mean_over_networks_counts_each_the_same():

@@ -16,7 +16,6 @@ from autoseg.transforms.chain import (
     probability_slabs,
     restore_labels,
     restore_probabilities,
-    with_map,
 )
 from autoseg.transforms.resample import resize
 
@@ -119,13 +118,6 @@ def test_the_map_for_the_next_stage_goes_straight_to_its_grid(plan, configuratio
     there = resize(logits, placement.shape, 1, 0, None)
     expected = np.where(there[1] > 0, 2, there[0] > 0) if regions else there.argmax(axis=0)
     np.testing.assert_array_equal(made, expected)
-
-
-def test_a_map_becomes_channels():
-    image = np.ones((1, 1, 2, 2), np.float32)
-    both = with_map(image, np.array([[[0, 1], [3, 2]]], np.int16), 3)
-    assert both.dtype == np.float32
-    assert both[:, 0].tolist() == [[[1, 1], [1, 1]], [[0, 1], [0, 0]], [[0, 0], [0, 1]], [[0, 0], [1, 0]]]
 
 
 def test_slices_of_2d_are_not_resampled(plan, configuration, case):
