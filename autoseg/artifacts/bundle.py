@@ -209,23 +209,33 @@ def _check_folds(manifests: Sequence[TrainedModel], where: str) -> None:
 
 
 def _check_stages(bundle: Bundle, where: str) -> None:
-    """Refuse the second stage of a cascade without its first, and a first stage that is another's.
+    """Refuse the second stage of a cascade without its first, and a first stage that is another's or has its own.
 
     Raises
     ------
     ArtifactError
         The bundle is such.
     """
-    wanted = {fold.manifest.configuration.previous_stage for fold in bundle.folds} - {None}
-    found = {fold.manifest.configuration_name for fold in bundle.previous}
-    if wanted != found:
-        raise ArtifactError(
-            "a bundle's record contradicts itself",
-            where=where,
-            found=f"previous stage: {', '.join(sorted(found)) or 'none'}",
-            allowed=", ".join(sorted(filter(None, wanted))) or "none",
-            hint="export it again",
-        )
+    wanted, deeper = (
+        {fold.manifest.configuration.previous_stage for fold in stage} for stage in (bundle.folds, bundle.previous)
+    )
+    there = {fold.manifest.configuration_name for fold in bundle.previous}
+    names, expected, before = (
+        ", ".join(sorted(name or "none" for name in stages)) or "none" for stages in (there, wanted, deeper)
+    )
+    for found, allowed, is_so in (
+        (f"folds with different previous stages: {expected}", "the same for all", len(wanted) > 1),
+        (f"previous stage: {names}", expected, there != wanted - {None}),
+        (f"previous stage of the previous stage: {before}", "none", not deeper <= {None}),
+    ):
+        if is_so:
+            raise ArtifactError(
+                "a bundle's record contradicts itself",
+                where=where,
+                found=found,
+                allowed=allowed,
+                hint="export it again",
+            )
 
 
 def _check_entries(entries: Sequence[zipfile.ZipInfo], path: Path) -> None:

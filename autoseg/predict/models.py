@@ -20,7 +20,15 @@ from autoseg.networks.stored import StoredFold, finished_manifest, fold_at, fold
 from autoseg.networks.unet import UNet, build_network
 
 # What folds of one ensemble have in common: the grid they predict on, what they are shown, and how.
-SHARED = ("spacing", "patch_size", "normalization_schemes", "use_mask_for_norm", "mirror_axes", "resampling")
+SHARED = (
+    "spacing",
+    "patch_size",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "mirror_axes",
+    "resampling",
+    "previous_stage",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import SimpleITK
@@ -20,7 +21,7 @@ from autoseg.cli import main
 from autoseg.errors import ArtifactError, SettingError
 from autoseg.images.io import read_label
 from autoseg.networks.stored import fold_at, folds_in_bundle
-from autoseg.predict.models import Ensemble, load_bundle, load_models, loaded, models_of
+from autoseg.predict.models import Ensemble, LoadedModel, check_agreement, load_bundle, load_models, loaded, models_of
 
 CPU = torch.device("cpu")
 
@@ -186,6 +187,62 @@ def test_a_record_that_contradicts_itself_is_refused(rewrite, bundle, change, fo
     assert found in str(caught.value)
 
 
+@pytest.fixture
+def staged(train_fold, build_plan, build_configuration):
+    """Callable: manifest and weights of a fold in a chain of stages; `cuts`: where the chain is cut."""
+    names = ("2d", "3d_lowres", "3d_fullres")  # each the stage before the next
+
+    def make(name, fold=0, cuts=()):
+        befores = dict(zip(names, (None, *names), strict=False))
+        configurations = {
+            each: build_configuration((4, 8, 8), previous_stage=None if each in cuts else before)
+            for each, before in befores.items()
+        }
+        folder = train_fold(fold)
+        manifest = msgspec.structs.replace(
+            read(folder.manifest, TrainedModel), plan=build_plan(configurations), configuration_name=name
+        )
+        return manifest, folder.weights.read_bytes()
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("stages", "found"),
+    [
+        (lambda make: ([make("3d_fullres", 0), make("3d_fullres", 1, ["3d_fullres"])], []), "3d_lowres, none"),
+        (
+            lambda make: (
+                [make("3d_fullres", 0), make("3d_fullres", 1, ["3d_fullres"])],
+                [make("3d_lowres", 0, ["3d_lowres"])],
+            ),
+            "folds with different previous stages: 3d_lowres, none",
+        ),
+        (lambda make: ([make("3d_fullres")], []), "previous stage: none"),
+        (lambda make: ([make("3d_fullres")], [make("2d")]), "previous stage: 2d"),
+        (lambda make: ([make("3d_fullres", 0, ["3d_fullres"])], [make("2d")]), "previous stage: 2d"),
+        (lambda make: ([make("3d_fullres")], [make("3d_lowres")]), "previous stage of the previous stage: 2d"),
+    ],
+)
+def test_stages_that_no_export_puts_together_are_refused(staged, tmp_path, stages, found):
+    folds, previous = stages(staged)
+    write_bundle(tmp_path / "model.zip", folds, source="here", previous=previous)
+    with pytest.raises(ArtifactError, match="contradicts itself") as caught:
+        read_bundle(tmp_path / "model.zip")
+    assert caught.value.found.endswith(found)
+
+
+def test_both_stages_of_a_cascade_fit_into_a_bundle(staged, tmp_path):
+    cut = ["3d_lowres"]
+    written = write_bundle(
+        tmp_path / "model.zip",
+        [staged("3d_fullres", 0, cut), staged("3d_fullres", 1, cut)],
+        source="here",
+        previous=[staged("3d_lowres", 0, cut)],
+    )
+    assert read_bundle(tmp_path / "model.zip") == written
+
+
 def test_a_record_nested_without_end_is_refused(rewrite):
     with pytest.raises(ArtifactError, match="not valid JSON"):
         read_bundle(rewrite({RECORD: "[" * 200_000}))
@@ -257,3 +314,11 @@ def test_an_empty_bundle_is_refused(tmp_path):
     assert write_bundle(tmp_path / "empty.zip", [], source="") == Bundle(folds=(), source="")
     with pytest.raises(ArtifactError, match="no folds"):
         read_bundle(tmp_path / "empty.zip")
+
+
+def test_folds_of_which_some_have_a_stage_before_them_are_not_averaged(staged):
+    manifests = [staged("3d_fullres", fold, cuts)[0] for fold, cuts in ((0, ()), (1, ()), (2, ["3d_fullres"]))]
+    models = [LoadedModel(manifest, None, Path(), "") for manifest in manifests]
+    check_agreement(models[:2])
+    with pytest.raises(SettingError, match="different plans"):
+        check_agreement(models)
