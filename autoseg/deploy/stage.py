@@ -179,17 +179,38 @@ def _warn_of_pictures(manifest: TrainedModel) -> None:
 
 @contextmanager
 def _replaced(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`, which takes its place at the end, or is removed where something fails."""
+    """A temporary folder beside `out`, which takes its place at the end, or is removed where something fails.
+
+    Raises
+    ------
+    SettingError
+        As `_check_free`, which is asked again at the end: exporting takes a while.
+    ArtifactError
+        The folder can't be put in place; what was there is there again.
+    """
     temporary = Path(mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     # What mkdtemp makes is private; what lies in it has the usual permissions.
-    folder = temporary / "new"
+    folder, earlier = temporary / "new", temporary / "earlier"
     folder.mkdir()
     try:
         yield folder
-        if out.exists():
-            out.rename(temporary / "earlier")
-        folder.rename(out)
+        _check_free(out)
+        _swap(folder, out, earlier)
     except OSError as error:
-        raise ArtifactError("a folder can't be written", where=str(out), found=error.strerror) from error
+        hint = f"the earlier export lies in {earlier}" if earlier.exists() and not out.exists() else None
+        raise ArtifactError("a folder can't be written", where=str(out), found=error.strerror, hint=hint) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if out.exists() or not earlier.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(folder: Path, out: Path, earlier: Path) -> None:
+    """Put a folder in the place of `out`, and that into `earlier`; all or nothing."""
+    try:
+        if out.exists():
+            out.rename(earlier)
+        folder.rename(out)
+    except BaseException:
+        if earlier.exists() and not out.exists():
+            earlier.rename(out)
+        raise

@@ -1,6 +1,8 @@
 """The folder of a deployed model: what is in it, what it may replace, and that it is whole or not there."""
 
+import errno
 import hashlib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -73,6 +75,60 @@ def test_nothing_is_left_where_it_fails(tmp_path, trained_of, quick, monkeypatch
     with pytest.raises(ArtifactError, match="something else than torch"):
         stage.run([trained_of()], tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+def failing_rename(monkeypatch, *fails):
+    """Let `Path.rename` fail for folders of these names."""
+    rename = Path.rename
+
+    def attempt(self, target):
+        if self.name in fails:
+            raise OSError(errno.EACCES, "not allowed")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", attempt)
+
+
+def test_an_earlier_export_comes_back_where_the_new_one_can_not_take_its_place(
+    tmp_path, trained_of, quick, monkeypatch
+):
+    out = tmp_path / "model"
+    stage.run([trained_of()], out)
+    before = contents(out)
+    failing_rename(monkeypatch, "new")
+    with pytest.raises(ArtifactError, match="can't be written") as caught:
+        stage.run([numbered(trained_of(), 1)], out)
+    assert (caught.value.found, caught.value.hint) == ("not allowed", None)
+    assert contents(out) == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_an_earlier_export_that_can_not_come_back_is_kept_and_named(tmp_path, trained_of, quick, monkeypatch):
+    out = tmp_path / "model"
+    stage.run([trained_of()], out)
+    before = contents(out)
+    failing_rename(monkeypatch, "new", "earlier")
+    with pytest.raises(ArtifactError, match="can't be written") as caught:
+        stage.run([numbered(trained_of(), 1)], out)
+    (folder,) = tmp_path.iterdir()
+    assert str(folder / "earlier") in caught.value.hint
+    assert contents(folder / "earlier") == before
+
+
+def test_what_came_into_the_folder_meanwhile_is_not_lost(tmp_path, trained_of, quick, monkeypatch):
+    out = tmp_path / "model"
+    stage.run([trained_of()], out)
+    compare = stage.largest_difference
+
+    def slow(*arguments):
+        (out / "notes.txt").write_text("mine")
+        return compare(*arguments)
+
+    monkeypatch.setattr(stage, "largest_difference", slow)
+    with pytest.raises(SettingError, match="something else"):
+        stage.run([numbered(trained_of(), 1)], out)
+    assert sorted(contents(out)) == ["fold_0.onnx", "model.json", "notes.txt", "predict.py"]
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_the_second_stage_of_a_cascade_is_refused(tmp_path, trained_of, build_plan, build_configuration):
