@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,8 +10,8 @@ from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.labels import values_of
 from autoseg.artifacts.selection import Rule
 from autoseg.errors import SettingError, nearest
+from autoseg.images.components import components
 
-CONNECTIVITY: Final = 26  # voxels that share a corner belong together, as in nnU-Net
 Labels = Mapping[str, int | tuple[int, ...]]
 Box = tuple[slice, ...]
 
@@ -233,23 +231,6 @@ def voxel_mm3(geometry: Geometry) -> float:
     if not geometry.has_spacing:
         return 1.0
     return float(np.prod(geometry.spacing_mm[3 - geometry.num_dimensions :]))
-
-
-def components(mask_zyx: NDArray[np.bool_]) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
-    """Number the components of a mask.
-
-    Returns
-    -------
-    numbers : ndarray of unsigned integers, shape (Z, Y, X)
-        0 outside the mask, then from 1.
-    volumes : ndarray of float64, shape (N,)
-        In voxels.
-    """
-    if not mask_zyx.size:
-        return np.zeros(mask_zyx.shape, np.uint16), np.zeros(0)
-    # cc3d 4.1.1 numbers cuts of larger arrays wrongly, and fails for bools in volumes of a few voxels.
-    numbers = cc3d.connected_components(np.ascontiguousarray(mask_zyx, np.uint8), connectivity=CONNECTIVITY)
-    return numbers, np.bincount(numbers.ravel())[1:].astype(np.float64)
 
 
 def is_one_of(label_zyx: NDArray[np.integer], value: int | tuple[int, ...]) -> NDArray[np.bool_]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from math import prod
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
@@ -11,6 +10,7 @@ from scipy.ndimage import find_objects
 from autoseg.artifacts.case_report import LabelReport
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.labels import all_values, values_of
+from autoseg.images.components import components
 from autoseg.images.grids import affine
 
 MM3_PER_ML = 1000.0
@@ -89,8 +89,7 @@ def _measure(mask_zyx: NDArray[np.bool_], start: tuple[int, ...], geometry: Geom
     volume_ml = None if voxel_mm3 is None else voxels * voxel_mm3 / MM3_PER_ML
     if voxels == 0:
         return LabelReport(voxels=0, volume_ml=volume_ml, components=0)
-    # cc3d 4.1 fails on parts in a row in a box that is one voxel wide and high; a margin keeps boxes from being that.
-    _, components = cc3d.connected_components(np.pad(mask_zyx, 1), connectivity=26, return_N=True)
+    _, volumes = components(mask_zyx)
     per_axis = (per_slice, np.count_nonzero(mask_zyx, axis=(0, 2)), np.count_nonzero(mask_zyx, axis=(0, 1)))
     z, y, x = (
         first + float(counts @ np.arange(len(counts))) / voxels for first, counts in zip(start, per_axis, strict=True)
@@ -101,7 +100,7 @@ def _measure(mask_zyx: NDArray[np.bool_], start: tuple[int, ...], geometry: Geom
     return LabelReport(
         voxels=voxels,
         volume_ml=volume_ml,
-        components=int(components),
+        components=len(volumes),
         centroid_zyx=(z, y, x),
         centroid_mm=(place_x, place_y, place_z) if geometry.has_spacing else None,
         first_slice=start[0],

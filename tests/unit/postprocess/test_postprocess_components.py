@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
 from autoseg.artifacts.selection import Rule
 from autoseg.errors import SettingError
-from autoseg.postprocess.components import apply_rules, bounding_box, components, kept_by, measure
+from autoseg.postprocess.components import apply_rules, bounding_box, kept_by, measure
 
 LABELS = {"a": 1, "b": 2}
 LARGEST = Rule(keep="largest")
@@ -134,13 +133,3 @@ def test_volumes_of_the_reference():
     assert measured.labels["a"].reference_mm3.tolist() == [6.0, 3.0]
     assert measured.foreground_reference_mm3.tolist() == [6.0, 6.0]
     assert measured.foreground_mm3.size == 0
-
-
-@settings(deadline=None)
-@given(label_maps(), st.tuples(*[st.integers(0, 2)] * 3))
-def test_corners_connect_as_scipy_has_it(label_zyx, start):
-    mask = (label_zyx != 0)[tuple(slice(first, None) for first in start)]
-    expected, _ = ndimage.label(mask, np.ones((3, 3, 3)))
-    numbers, volumes = components(mask)
-    assert sorted(volumes) == sorted(np.bincount(expected.ravel())[1:])
-    assert (numbers > 0).tolist() == mask.tolist()
