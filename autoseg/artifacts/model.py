@@ -151,9 +151,9 @@ class TrainedModel(Artifact, frozen=True, kw_only=True):
     file_values : tuple of int
         What is written for each of 0, 1, 2, ..., as in the dataset's label files; empty where it is the same.
     pretrained : Pretrained or None
-    teaching : Teaching or None
-        Of a student.
         None: trained from scratch.
+    teaching : Teaching or None
+        Of a student; None: it learned from the labels alone.
     step : StepStyle
     step_seconds : dict of str to float
         What was measured to choose it, seconds a step of a small batch.
