@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg.artifacts.base import digest, read, read_json
-from autoseg.artifacts.bundle import Bundle, write_bundle
+from autoseg.artifacts.bundle import Bundle, read_bundle, write_bundle
 from autoseg.artifacts.dataset import Case, Dataset, Repair
 from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.labels import all_values, foreground, ignored
@@ -27,6 +27,7 @@ from autoseg.artifacts.overlay import overlay
 from autoseg.artifacts.plan import PREFERRED, Plan
 from autoseg.artifacts.preprocessed import PreprocessedCase
 from autoseg.artifacts.rate_test import RateTest
+from autoseg.artifacts.selection import Selection
 from autoseg.artifacts.splits import Fold, Splits
 from autoseg.errors import ArtifactError, SettingError, nearest
 from autoseg.layout import CaseFiles, FoldFolder, Workspace
@@ -647,24 +648,9 @@ def export_bundle(
     SettingError
         A fold is not trained to its end, folds don't fit together, or two configurations are selected.
     """
-    import torch
-
     from autoseg.networks.stored import StoredFold
-    from autoseg.selected import find_selection, selected_models
-    from autoseg.trained import load_trained
 
-    selection = find_selection(workspace, configuration_name, folds)
-    if selection is None:
-        models = load_trained(workspace, configuration_name, folds, torch.device("cpu"))
-    elif len(selection.configurations) > 1:
-        raise SettingError(
-            "a bundle holds one configuration, and two are selected",
-            where=str(workspace.selection),
-            found=selection.way.words,
-            hint="name one of them with --configuration; it goes without decoding and post-processing",
-        )
-    else:
-        models = selected_models(workspace, selection, torch.device("cpu"))
+    models, selection = _models_to_export(workspace, configuration_name, folds)
     folds_of, previous = (
         [(each.manifest, StoredFold(each.folder, each.manifest, each.weights_sha256).content()) for each in stage]
         for stage in (models, models[0].previous)
@@ -679,6 +665,34 @@ def export_bundle(
     )
 
 
+def _models_to_export(
+    workspace: Workspace, configuration_name: str | None, folds: Sequence[int] | None
+) -> tuple[list["LoadedModel"], Selection | None]:
+    """The folds of one configuration that predict here, and the selection that says so, if one does.
+
+    Raises
+    ------
+    SettingError
+        As `export_bundle`.
+    """
+    import torch
+
+    from autoseg.selected import find_selection, selected_models
+    from autoseg.trained import load_trained
+
+    selection = find_selection(workspace, configuration_name, folds)
+    if selection is None:
+        return load_trained(workspace, configuration_name, folds, torch.device("cpu")), None
+    if len(selection.configurations) > 1:
+        raise SettingError(
+            "an export holds one configuration, and two are selected",
+            where=str(workspace.selection),
+            found=selection.way.words,
+            hint="name one of them with --configuration; it goes without decoding and post-processing",
+        )
+    return selected_models(workspace, selection, torch.device("cpu")), selection
+
+
 def export_onnx(
     model: Path, out: Path, *, configuration_name: str | None = None, folds: Sequence[int] | None = None
 ) -> "OnnxModel":
@@ -690,28 +704,45 @@ def export_onnx(
         A bundle, or a workspace.
     out : Path
     configuration_name : str or None
-        Of a workspace; None: 3d_fullres, else 2d.
+        Of a workspace; None: as for `Predictor`.
     folds : sequence of int or None
-        None: every fold that is there.
+        None: as for `Predictor`.
 
     Raises
     ------
     SettingError
         As `export_bundle`; or the folder holds something else, or a package is missing.
+
+    Notes
+    -----
+    Decoding and post-processing are left out, and a warning says so.
     """
     import torch
 
     from autoseg.deploy import stage
     from autoseg.predict.models import load_bundle
-    from autoseg.selected import find_selection
-    from autoseg.trained import load_trained
 
-    cpu = torch.device("cpu")
+    source: Bundle | Selection | None
     if model.is_file():
-        return stage.run(load_bundle(model, folds, cpu), out)
-    if find_selection(Workspace(model), configuration_name, folds) is not None:
-        log.warning("%s is not used: ONNX files are of one configuration, as it predicts", Workspace(model).selection)
-    return stage.run(load_trained(Workspace(model), configuration_name, folds, cpu), out)
+        models = load_bundle(model, folds, torch.device("cpu"))
+        # As `Predictor`, which decodes and tidies up only what all folds predict.
+        source = read_bundle(model) if folds is None else None
+    else:
+        models, source = _models_to_export(Workspace(model), configuration_name, folds)
+    if source is not None:
+        _warn_of_what_is_left_out(source, model if model.is_file() else Workspace(model).selection)
+    return stage.run(models, out)
+
+
+def _warn_of_what_is_left_out(source: Bundle | Selection, path: Path) -> None:
+    """Say what of a selection, or of a bundle that holds one, an ONNX export goes without."""
+    asked = {
+        f"decoding ({source.decoding})": source.decoding != "argmax",
+        f"post-processing (rules: {len(source.rules)})": bool(source.rules),
+    }
+    if any(asked.values()):
+        parts = " and ".join(part for part, is_so in asked.items() if is_so)
+        log.warning("left out of the export: %s, which %s asks for", parts, path)
 
 
 def import_nnunet(folder: Path, out: Path, *, folds: Sequence[str] | None = None) -> Bundle:
