@@ -31,7 +31,8 @@ class ImageWithMap:
     image_czyx : ndarray of float32, shape (C, Z, Y, X)
     map_zyx : ndarray of integers of at most 16 bits, shape (Z, Y, X)
     num_values : int
-        For each of the values 1 to this the network sees a channel: 1 where the map has it, else 0.
+        For each of the values 1 to this the network sees a channel: 1 where the map has it, else 0. At most what the
+        map's type holds.
 
     Notes
     -----
@@ -228,9 +229,11 @@ def _padded(shown: Shown, patch: Sequence[int], device: torch.device) -> tuple[_
 def _cut(padded: _Padded, place: tuple[slice, ...], axes: tuple[int, ...], flat: bool) -> Tensor:
     window = padded.image_czyx[(slice(None), *place)]
     if padded.map_zyx is not None:
-        values = torch.arange(1, padded.num_values + 1, dtype=torch.int32, device=window.device)
-        channels = padded.map_zyx[place] == values[:, None, None, None]
-        window = torch.cat([window, channels.to(window.dtype)])
+        image, numbers = window, padded.map_zyx[place]
+        window = image.new_empty((len(image) + padded.num_values, *image.shape[1:]))
+        window[: len(image)] = image
+        for value, channel in enumerate(window[len(image) :], start=1):
+            torch.eq(numbers, value, out=channel)
     if flat:
         window = window[:, 0]
     return window.flip([axis + 1 for axis in axes]) if axes else window
