@@ -1,7 +1,6 @@
 """A trained model, loaded once, that predicts arrays and files as often as asked: what `autoseg predict` runs."""
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -102,7 +101,6 @@ class Predictor:
             log.info("as %s says: %s", Workspace(model).selection, selection.words)
         else:
             self.models = load_trained(Workspace(model), configuration_name, folds, self.device)
-        self._computing = threading.Lock()
 
     @property
     def labels(self) -> Mapping[str, int | tuple[int, ...]]:
@@ -212,17 +210,16 @@ class Predictor:
         logits = []
         for group, volume in zip(groups, volumes, strict=True):
             mirror_axes, step = stage.way(group[0], self.options)
-            with self._computing:
-                logits.append(
-                    volume_logits(
-                        group,
-                        volume,
-                        device=self.device,
-                        mirror_axes=mirror_axes,
-                        step=step,
-                        precision=self.options.precision,
-                    )
+            logits.append(
+                volume_logits(
+                    group,
+                    volume,
+                    device=self.device,
+                    mirror_axes=mirror_axes,
+                    step=step,
+                    precision=self.options.precision,
                 )
+            )
         return firsts, volumes, logits
 
 

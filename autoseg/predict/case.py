@@ -1,13 +1,15 @@
 """One case, in whatever process: models and a source of its volume -> files of its prediction."""
 
 import logging
+import os
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from tempfile import TemporaryFile, mkdtemp
+from tempfile import TemporaryFile, gettempdir, mkdtemp
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +21,7 @@ from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.labels import Labels, foreground, in_files
 from autoseg.artifacts.model import Precision
 from autoseg.artifacts.preprocessed import Placement
-from autoseg.errors import ArtifactError, AutosegError
+from autoseg.errors import ArtifactError, AutosegError, DatasetError
 from autoseg.images.endings import with_ending
 from autoseg.images.image import Image
 from autoseg.images.io import write_label
@@ -39,6 +41,7 @@ from autoseg.transforms.chain import (
 
 log = logging.getLogger(__name__)
 SINGLE_BYTES = 2**29
+COMPUTING = threading.Lock()  # threads of a process take turns with its device
 MEMORY_SHARE = 0.25  # of what is at hand, for the logits of one case
 
 
@@ -170,20 +173,19 @@ def compute_case(task: Task, volumes: Sequence[Volume]) -> list[NDArray[np.float
     ]
 
 
-def write_case(task: Task, volumes: Sequence[Volume], logits: Sequence[NDArray[np.floating]]) -> Path:
+def write_case(task: Task, volumes: Sequence[Volume], logits: Sequence[NDArray[np.floating]]) -> Path | AutosegError:
     """Write the case's files.
 
     Returns
     -------
-    Path
-        A new hidden folder in `out` that holds them under their final names.
+    Path or AutosegError
+        A new hidden folder in `out` that holds them under their final names; or why the image could not be read again
+        for the report.
 
     Raises
     ------
     ArtifactError
         They can't be written.
-    DatasetError
-        The image, read again for the report, can't be read any more.
     """
     models = models_of(task.ensemble)
     firsts = [group[0] for group in by_configuration(models)]
@@ -195,13 +197,16 @@ def write_case(task: Task, volumes: Sequence[Volume], logits: Sequence[NDArray[n
     try:
         target = folder / task.file
         if task.save_probabilities:
-            probabilities = mean_probabilities(firsts, volumes, logits)
+            # Not by a name of ours: they are large, and of no use once they are written.
             with atomic_path(probabilities_file(target)) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, probabilities=probabilities)
+                np.savez_compressed(file, probabilities=mean_probabilities(firsts, volumes, logits))
         label_zyx = finished_labels(firsts, volumes, logits, task.finish)
         if task.report:
             write_report(target, label_zyx, geometry, case=task.name, images=task.source.images, models=models)
         write_label(target, label_zyx, geometry)
+    except DatasetError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        return error
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -289,21 +294,27 @@ def mean_logits(
     """
     plan = models[0].plan
     logits = _room((plan.num_classes, *image_czyx.shape[1:]), folder)
-    sliding_logits(
-        [partial(model.logits, precision=precision or model.precision(device)) for model in models],
-        image_czyx,
-        models[0].configuration.patch_size,
-        device=device,
-        mirror_axes=mirror_axes,
-        step=step,
-        keep=logits,
-        exclusive=not plan.regions_class_order,
-    )
+    with COMPUTING:
+        sliding_logits(
+            [partial(model.logits, precision=precision or model.precision(device)) for model in models],
+            image_czyx,
+            models[0].configuration.patch_size,
+            device=device,
+            mirror_axes=mirror_axes,
+            step=step,
+            keep=logits,
+            exclusive=not plan.regions_class_order,
+        )
     return logits
 
 
 def _room(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.floating]:
     """Room for logits: in single precision where they are few, else in half; in memory, else in a file without a name.
+
+    Raises
+    ------
+    ArtifactError
+        The disk is full.
 
     Notes
     -----
@@ -316,8 +327,20 @@ def _room(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.floating]:
         log.info("logits of %d classes: %.1f GB of memory, in half precision", shape[0], 2 * count / 1e9)
         return np.empty(shape, np.float16)
     log.info("logits of %d classes: %.1f GB in a temporary file, in half precision", shape[0], 2 * count / 1e9)
-    with TemporaryFile(dir=folder) as file:
-        return np.memmap(file, np.float16, "w+", shape=shape)
+    try:
+        with TemporaryFile(dir=folder) as file:
+            # A disk that fills up under a mapped file kills the process without a word.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, 2 * count)
+            return np.memmap(file, np.float16, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
+    except OSError as error:
+        raise ArtifactError(
+            "there is no room for the logits of a case",
+            where=str(folder or gettempdir()),
+            found=error.strerror,
+            allowed=f"{2 * count / 1e9:.1f} GB, for as long as the case is predicted",
+            hint="free so much there, or choose an output folder on another disk",
+        ) from error
 
 
 def finished_labels(

@@ -276,15 +276,15 @@ def _in_turns(tasks: Sequence[Task], keep: Callable[[Task, Path | AutosegError],
     """
     use_one_blas_thread()
     report = Progress("predict", len(tasks))
-    written: tuple[Task, Future[Path]] | None = None
+    written: tuple[Task, Future[Path | AutosegError]] | None = None
 
     def finish() -> None:
         nonlocal written
         if written is not None:
             (task, future), written = written, None
             with _named(task):
-                folder = future.result()
-            keep(task, folder)
+                outcome = future.result()
+            keep(task, outcome)
             report.step()
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:

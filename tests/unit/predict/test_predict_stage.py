@@ -1,5 +1,6 @@
 """Models on disk, their mean, and runs that go on where they stopped."""
 
+import errno
 from dataclasses import dataclass
 from functools import partial
 
@@ -329,6 +330,18 @@ def test_a_case_that_fails_is_named_and_those_before_it_kept(models, cases, tmp_
     assert "case two" in str(caught.value)
     assert set(read(tmp_path / "out" / "prediction.json", PredictionSet).inputs) == {"one"}
     assert (tmp_path / "out" / "one.nii.gz").exists()
+
+
+def test_a_full_disk_is_explained_before_anything_is_computed(models, cases, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("autoseg.predict.case.SINGLE_BYTES", 0)
+    monkeypatch.setattr("autoseg.predict.case.MEMORY_SHARE", 0)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(ArtifactError, match="no room for the logits") as caught:
+        cases.run(models, tmp_path / "out")
+    assert "No space left" in str(caught.value)
 
 
 def test_logits_of_many_voxels_lie_in_half_precision_in_memory_or_in_a_file(models, cases, tmp_path, monkeypatch):
