@@ -10,21 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.artifacts.plan import Attention, Norm
+from autoseg.networks.convolution import Convolution3d, by_torchs_layers, convolve
 from autoseg.networks.cost import SQUEEZE, merging_pays
 from autoseg.networks.merged import add_at_border, biases_by_place, convolve_enlarged
 
 LEAK = 0.01
 EPSILON = 1e-5
-CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: Convolution3d}
 TRANSPOSED: dict[int, Any] = {2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 POOL: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MOST_GROUPS = 8
-
-
-def by_torchs_layers(x: Tensor) -> bool:
-    """Whether layers are to be torch's own: off CPUs, and in an exported graph, whose runtime has its own fast ways."""
-    return x.device.type != "cpu" or torch.compiler.is_exporting()
 
 
 class InstanceNorm(nn.Module):
@@ -186,7 +182,6 @@ class ConvolutionBlock(nn.Module):
         if by_torchs_layers(x):
             return self.forward(torch.cat((up(x), skip), dim=1))
         bias, padding = self.convolution.bias, self.convolution.padding
-        convolve = functional.conv2d if x.ndim == 4 else functional.conv3d
         n = len(up.bias)
         enlarged, skipped = self.convolution.weight[:, :n], self.convolution.weight[:, n:]
         # torch.compile does not follow what is added at the border.

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoseg.networks.convolution import convolve
 from autoseg.networks.cost import neighbours
-
-CONVOLVE: dict[int, Any] = {2: functional.conv2d, 3: functional.conv3d}
 
 
 def convolve_enlarged(x: Tensor, enlarge: Tensor, weight: Tensor) -> Tensor:
@@ -38,7 +37,7 @@ def convolve_enlarged(x: Tensor, enlarge: Tensor, weight: Tensor) -> Tensor:
     d = x.ndim - 2
     outputs, kernel, stride = weight.shape[0], weight.shape[2:], enlarge.shape[2:]
     # (I, O, *stride + kernel - 1)
-    both = CONVOLVE[d](enlarge, weight, padding=tuple(edge - 1 for edge in kernel))
+    both = convolve(enlarge, weight, padding=tuple(edge - 1 for edge in kernel))
     reach = neighbours(kernel, stride)
     room = [n * step - edge for n, step, edge in zip(reach, stride, both.shape[2:], strict=True)]
     both = functional.pad(both, [size for more in reversed(room) for size in (0, more)])
@@ -47,7 +46,7 @@ def convolve_enlarged(x: Tensor, enlarge: Tensor, weight: Tensor) -> Tensor:
     both = both.flip([2 + 2 * axis for axis in range(d)])
     order = (*(3 + 2 * axis for axis in range(d)), 1, 0, *(2 + 2 * axis for axis in range(d)))
     both = both.permute(order).reshape(-1, x.shape[1], *reach)
-    boxes = CONVOLVE[d](x, both, padding=tuple(n - 1 for n in reach))
+    boxes = convolve(x, both, padding=tuple(n - 1 for n in reach))
     # The first box begins as many voxels before the map as the convolution reaches beyond its border.
     ends = [
         (-((edge - 1) // 2), (edge - 1) // 2 - step * (n - 1))
@@ -78,8 +77,7 @@ def biases_by_place(up_bias: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     kernel = weight.shape[2:]
     d = len(kernel)
     flat = up_bias.view(1, -1, *(1,) * d).expand(1, -1, *kernel)
-    made: Tensor = CONVOLVE[d](flat, weight, bias, padding=tuple((edge - 1) // 2 for edge in kernel))[0]
-    return made
+    return convolve(flat, weight, bias, padding=tuple((edge - 1) // 2 for edge in kernel))[0]
 
 
 def add_at_border(x: Tensor, values: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ from torch.nn import functional
 
 from autoseg.networks import blocks
 from autoseg.networks.blocks import ConvolutionBlock, Head, InstanceNorm, ResidualBlock, Upsample
+from autoseg.networks.convolution import Convolution3d
 from autoseg.networks.cost import merging_pays
+from autoseg.networks.merged import convolve_enlarged
 from autoseg.networks.unet import UNet, _initialise, build_network
 from autoseg.train.losses import Objective, deep_loss, level_weights
 
@@ -23,6 +25,11 @@ def laid_out(x, layout):
 
 def assert_same(actual, expected, tolerance=1e-5):
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def assert_near(actual, expected, tolerance):
+    """Each value within a share of the largest."""
+    assert (actual.detach() - expected.detach()).abs().max() < tolerance * expected.detach().abs().max()
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +65,44 @@ def test_instance_norm_of_a_single_voxel_is_its_shift(batch):
     with torch.no_grad():
         norm.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
     assert_same(norm(torch.randn(batch, 3, 1, 1)).flatten(1), norm.bias.expand(batch, 3), 1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "depth"),
+    [((3, 3, 3), 1, 2), ((3, 1, 1), 1, 2), ((3, 3, 3), 1, 1), ((3, 3, 3), 2, 2), ((5, 3, 3), 1, 4), ((5, 3, 3), 2, 3)],
+)
+def test_gradients_of_a_convolution_with_fewer_slices_than_its_kernel(kernel, stride, depth, precision, layout):
+    padding = tuple(edge // 2 for edge in kernel)
+    convolution = Convolution3d(32, 32, kernel, (stride, 1, 1), padding)
+    x, values = torch.randn(2, 32, depth, 4, 4), [convolution.weight.detach(), convolution.bias.detach()]
+    expected = [each.clone().requires_grad_() for each in (x, *values)]
+    made = functional.conv3d(*(each.double() for each in expected), (stride, 1, 1), padding)
+    given = torch.randn(made.shape)
+    made.backward(given.double())
+    image = laid_out(x, layout)
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        actual = convolution(image)
+    actual.backward(given.to(actual.dtype))
+    tolerance = 1e-5 if precision == torch.float32 else 0.02
+    assert_near(actual, made, tolerance)
+    for ours, theirs in zip((image, convolution.weight, convolution.bias), expected, strict=True):
+        assert_near(ours.grad, theirs.grad, tolerance)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [((3, 3, 3), (2, 2, 2)), ((3, 1, 1), (2, 2, 2)), ((1, 3, 3), (1, 2, 2))])
+def test_gradients_of_an_enlarged_slice_in_low_precision(kernel, stride):
+    values = torch.randn(2, 32, 1, 4, 4), torch.randn(32, 16, *stride), torch.randn(16, 16, *kernel)
+    results = []
+    for precision in (torch.float32, torch.bfloat16):
+        given = [each.clone().requires_grad_() for each in values]
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            made = convolve_enlarged(*given)
+        made.backward(torch.sin(torch.arange(made.numel())).view(made.shape).to(made.dtype))
+        results.append([made, *(each.grad for each in given)])
+    for theirs, ours in zip(*results, strict=True):
+        assert_near(ours, theirs, 0.02)
 
 
 @pytest.mark.parametrize("merged", [False, True])
