@@ -15,10 +15,9 @@ from autoseg.predict.windows import gaussian_weights, mirrorings, windows
 
 # k: classes, c: channels, zyx: space.
 Network = Callable[[Tensor], Tensor]  # (B, C, *patch) to (B, K, *patch)
-# Voxels given to the network at once: enough to keep it busy, little enough for the memory the plan reckons with.
-# On CPUs few are enough, and feature maps that stay near the cache are faster; but a network that sees one volume
-# at a time reads its weights anew for each.
-VOXELS_AT_ONCE = {"cpu": 2**18}
+# Voxels given to the network at once: enough to keep it busy, little enough for the memory the plan reckons with. On
+# CPUs 11 windows of 40 x 56 x 40 take a tenth less time than one by one: weights are read once for all.
+VOXELS_AT_ONCE = {"cpu": 2**20}
 VOXELS_AT_ONCE_ELSEWHERE = 2**21
 
 

@@ -326,7 +326,7 @@ def step_loss(network: UNet, batch: Augmented, course: Course) -> tuple[Tensor, 
     if batch.other_labels is not None:
         other = deep_loss(levels, batch.other_labels, weights, course.objective)
         loss = batch.own_share * loss + (1 - batch.own_share) * other
-    if course.teacher is not None:
+    if course.teacher is not None and course.teacher.record.share > 0:
         share = course.teacher.record.share
         loss = (1 - share) * loss + share * course.teacher.loss(batch.images, levels[0])
     return loss, levels
