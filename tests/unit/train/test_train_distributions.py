@@ -211,7 +211,7 @@ def test_the_whole_recipe(image):
     start = [(40 - edge) // 2 for edge in edges]
     region = source[:, start[0] : start[0] + edges[0], start[1] : start[1] + edges[1]]
     num = 1000
-    classic, _ = transform([region] * num, [np.zeros(edges, np.int16)] * num, recipe, PATCH, (0, 1), 5)
+    classic, *_ = transform([region] * num, [np.zeros(edges, np.int16)] * num, recipe, PATCH, (0, 1), 5)
     usual = {name: getattr(Augmentation(), name) for name in OFF}
     mine = ours(source, PATCH, (0, 1), num, **{**usual, "scaling_probability": 0.0})
     for figures in (
