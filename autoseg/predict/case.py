@@ -197,7 +197,7 @@ def write_case(task: Task, volumes: Sequence[Volume], logits: Sequence[NDArray[n
     try:
         target = folder / task.file
         if task.save_probabilities:
-            # Not by a name of ours: they are large, and of no use once they are written.
+            # Without a name here, so that they leave the memory once they are written.
             with atomic_path(probabilities_file(target)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, probabilities=mean_probabilities(firsts, volumes, logits))
         label_zyx = finished_labels(firsts, volumes, logits, task.finish)
@@ -332,7 +332,9 @@ def _room(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.floating]:
             # A disk that fills up under a mapped file kills the process without a word.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, 2 * count)
-            return np.memmap(file, np.float16, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
+            else:
+                file.truncate(2 * count)
+            return np.memmap(file, np.float16, "r+", shape=shape)
     except OSError as error:
         raise ArtifactError(
             "there is no room for the logits of a case",
