@@ -593,7 +593,7 @@ def import_nnunet(model_folder: Path, bundle: Path, folds: str | None) -> None:
 @click.option(
     "--temperature",
     type=Finite(min=0, min_open=True),
-    default=2.0,
+    default=1.0,
     show_default=True,
     help="Above 1, what teachers find unlikely counts more.",
 )

@@ -69,7 +69,7 @@ class Wish:
     folds: Sequence[int] | None = None
     width: float = 0.5
     share: float = 0.5
-    temperature: float = 2.0
+    temperature: float = 1.0
     settings: Sequence[str] = ()
     images: Path | None = None
     labels: Path | None = None

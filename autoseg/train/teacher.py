@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoseg.artifacts.model import Teaching
+from autoseg.train.loss_terms import Extents, mean_overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +43,33 @@ class Teacher:
         -------
         Tensor of float32, shape ()
             Kullback-Leibler divergence of softened distributions, mean over voxels (and regions), times the square
-            of the temperature, which keeps the size of its gradient.
+            of the temperature, which keeps the size of its gradient; plus 1, minus the overlap of the two answers.
+            0 where they are the same.
 
         Notes
         -----
-        Hinton et al. 2015; that teachers look at the very patch, augmentation and all, and for long, is what Beyer et
-        al. 2022 found to matter most.
+        The divergence is from Hinton et al. 2015; that teachers look at the very patch, augmentation and all, and for
+        long, is what Beyer et al. 2022 found to matter most. The overlap is the soft Dice of the labels' loss for
+        targets between 0 and 1, as in Wang and Blaschko 2023 (Dice semimetric losses): what both give an output in
+        common, over their sizes; like that it leaves the background out, and its best is where the two agree. Without
+        it small structures, which are few of the voxels, are learned late.
         """
         temperature = self.record.temperature
-        theirs, own = self._mean_logits(images) / temperature, logits_bkzyx.float() / temperature
+        theirs, own = self._mean_logits(images), logits_bkzyx.float()
+        soft, softened = theirs / temperature, own / temperature
         if self.exclusive:
-            truth = functional.log_softmax(theirs, 1)
-            divergence = (truth.exp() * (truth - functional.log_softmax(own, 1))).sum(1).mean()
+            truth = functional.log_softmax(soft, 1)
+            divergence = (truth.exp() * (truth - functional.log_softmax(softened, 1))).sum(1).mean()
+            q, p = theirs.softmax(1)[:, 1:], own.softmax(1)[:, 1:]
         else:
             # Of a region and what is outside of it.
-            p, inside, outside = theirs.sigmoid(), functional.logsigmoid(own), functional.logsigmoid(-own)
-            ideal = p * functional.logsigmoid(theirs) + (1 - p) * functional.logsigmoid(-theirs)
-            divergence = (ideal - p * inside - (1 - p) * outside).mean()
-        return divergence * temperature**2
+            sure, inside, outside = soft.sigmoid(), functional.logsigmoid(softened), functional.logsigmoid(-softened)
+            ideal = sure * functional.logsigmoid(soft) + (1 - sure) * functional.logsigmoid(-soft)
+            divergence = (ideal - sure * inside - (1 - sure) * outside).mean()
+            q, p = theirs.sigmoid(), own.sigmoid()
+        space = tuple(range(2, p.ndim))
+        extents = Extents(torch.minimum(p, q).sum(space), p.sum(space), q.sum(space))
+        return divergence * temperature**2 + 1 - mean_overlap(extents, 0.5, 0.5, pooled=True)
 
     @torch.no_grad()
     def _mean_logits(self, images: Tensor) -> Tensor:

@@ -26,11 +26,19 @@ def test_who_answers_alike_loses_nothing(logits, exclusive, temperature):
     assert float(teacher.loss(logits, logits.flip(1))) > 0.1
 
 
-def test_it_is_the_divergence_of_the_two_distributions(logits):
+def apart(p, q):
+    """1 minus the Dice of two soft answers, mean over outputs, the batch as one volume."""
+    over = (0, 2, 3)
+    common = torch.minimum(p, q).sum(over)
+    return 1 - float((2 * common / (p.sum(over) + q.sum(over))).mean())
+
+
+def test_it_is_the_divergence_of_the_two_distributions_and_what_they_lack_in_overlap(logits):
     other = logits.flip(0)
     found = teacher_of(other).loss(logits, logits)
     expected = nn.functional.kl_div(logits.log_softmax(1), other.softmax(1), reduction="none").sum(1).mean()
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    overlap = apart(logits.softmax(1)[:, 1:], other.softmax(1)[:, 1:])
+    assert float(found) == pytest.approx(float(expected) + overlap, rel=1e-4)
 
 
 def test_of_regions_it_is_that_of_each_by_itself(logits):
@@ -39,7 +47,19 @@ def test_of_regions_it_is_that_of_each_by_itself(logits):
     p = other.sigmoid()
     entropy = nn.functional.binary_cross_entropy(p, p)
     expected = nn.functional.binary_cross_entropy_with_logits(logits, p) - entropy
-    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+    assert float(found) == pytest.approx(float(expected) + apart(logits.sigmoid(), p), rel=1e-4)
+
+
+def test_a_small_structure_weighs_as_much_as_a_large_one():
+    for edge in (2, 16):
+        sure = torch.full((1, 3, 32, 32), -20.0)
+        sure[:, 0] = 20
+        theirs = sure.clone()
+        theirs[:, 1, :edge, :edge], theirs[:, 0, :edge, :edge] = 20, -20
+        missed = float(teacher_of(theirs).loss(theirs, sure))
+        divergence = 40 * edge**2 / 32**2
+        # Of two outputs one is missed, and the other is in neither.
+        assert missed - divergence == pytest.approx(0.5, abs=0.01)
 
 
 def test_several_teachers_answer_with_the_mean_of_their_logits(logits):
