@@ -2,11 +2,19 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from autoseg.artifacts.plan import Attention, Configuration, Norm
-from autoseg.networks.blocks import LEAK, ConvolutionBlock, Head, ResidualBlock, ResidualStage, Stage, Upsample
+from autoseg.networks.blocks import (
+    ConvolutionBlock,
+    Head,
+    ResidualBlock,
+    ResidualStage,
+    Stage,
+    Upsample,
+    exactly,
+    he_normal,
+)
 
 
 class UNet(nn.Module):
@@ -85,16 +93,13 @@ class UNet(nn.Module):
 
         Notes
         -----
-        On CPUs the last convolution and the head compute in single precision under autocast, too: of what bfloat16
-        changes of probabilities that takes away a third or more.
+        On CPUs the first convolution, the last one and the head compute in single precision under autocast, too: of
+        what bfloat16 changes of probabilities that takes away half or more.
         """
-        logits: Tensor
-        if x.device.type == "cpu":
-            finest = self._features(x, exact=True)[-1]
-            with torch.autocast("cpu", enabled=False):
-                logits = self.heads[-1](finest.float())
-        else:
-            logits = self.heads[-1](self._features(x)[-1])
+        exact = x.device.type == "cpu"
+        finest = self._features(x, exact=exact)[-1]
+        with exactly(x, wanted=exact):
+            logits: Tensor = self.heads[-1](finest.float() if exact else finest)
         return logits
 
     def deep_logits(self, x: Tensor, num_levels: int) -> list[Tensor]:
@@ -104,24 +109,26 @@ class UNet(nn.Module):
         return [head(level) for head, level in pairs[:num_levels]]
 
     def _features(self, x: Tensor, *, exact: bool = False) -> list[Tensor]:
-        """Feature maps of the decoder, the coarsest first; the end of the finest in single precision if `exact`."""
+        """Feature maps of the decoder, the coarsest first; if `exact`, both ends of the network in single precision."""
         skips = []
-        x = self.stem(x)
-        for stage in self.encoder:
-            x = stage(x)
+        with exactly(x, wanted=exact):
+            x = self.stem(x)
+        for number, stage in enumerate(self.encoder):
+            # A residual encoder begins with its stem.
+            x = stage(x, exact="first") if exact and isinstance(stage, Stage) and not number else stage(x)
             skips.append(x)
         if not len(self.decoder):
             return [x]
         levels = []
         for up, stage, skip in zip(self.up, self.decoder, reversed(skips[:-1]), strict=True):
-            x = stage(x, up, skip, exact=exact and stage is self.decoder[-1])
+            x = stage(x, up, skip, exact="rest" if exact and stage is self.decoder[-1] else None)
             levels.append(x)
         return levels
 
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight, a=LEAK)
+        he_normal(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     if isinstance(module, ResidualBlock) and isinstance(module.norm.weight, Tensor):

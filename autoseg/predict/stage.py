@@ -34,7 +34,7 @@ from autoseg.predict.models import LoadedModel, by_configuration, loaded
 from autoseg.predict.report import REPORT_FOLDER, report_files
 
 log = logging.getLogger(__name__)
-RULES = "2"  # to be raised when the same models would give other label maps
+RULES = "3"  # to be raised when the same models would give other label maps
 RECORD = re.compile(r"prediction(\.\d+of\d+)?\.json")
 LOCK = re.compile(r"\.prediction(\.\d+of(\d+))?\.lock")
 OTHERS = "another process predicts into this folder"

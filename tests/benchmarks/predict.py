@@ -6,7 +6,10 @@ FOLDER is a model that nnU-Net trained (plans.json, dataset.json, fold_*/checkpo
 label, on the CPU and with mirroring, the first N cases of the dataset in nnU-Net's layout, and then one volume of
 128 x 128 x 96 voxels made of such a case; start-up counts. Each command runs in turn with the other's, and once more
 for the probabilities, which is not timed. The last line is a JSON object: medians of seconds, peak memory of all
-processes (proportional set size), their ratios, and the agreement of labels and probabilities.
+processes (proportional set size), their ratios, and the agreement of labels and probabilities. nnU-Net adds logits up
+in half precision, which alone can change probabilities by several hundredths in the corners of a volume. So it predicts
+a third time with sums in single precision (`peer_predict.py`), and the largest differences of probabilities are given
+for all three pairs.
 """
 
 import argparse
@@ -49,29 +52,34 @@ def ours(bundle: Path, images: Path, out: Path, *more: str) -> Ran:
 
 def theirs(peer: Peer, model: Path, images: Path, out: Path, *more: str) -> Ran:
     """nnU-Net's command with its own defaults, from start to end."""
-    fold = ["-f", *(path.name.removeprefix("fold_") for path in sorted(model.glob("fold_*")))]
-    paths = ["-i", str(images), "-o", str(out), "-m", str(model)]
-    return peer.command("nnUNetv2_predict_from_modelfolder", *paths, *fold, "-device", "cpu", *more)
+    return peer.command("nnUNetv2_predict_from_modelfolder", *their_arguments(model, images, out), *more)
+
+
+def their_arguments(model: Path, images: Path, out: Path) -> list[str]:
+    """What nnU-Net is to predict, and with which folds."""
+    folds = (path.name.removeprefix("fold_") for path in sorted(model.glob("fold_*")))
+    return ["-i", str(images), "-o", str(out), "-m", str(model), "-device", "cpu", "-f", *folds]
 
 
 def agreement(mine: Path, other: Path) -> dict[str, float]:
-    """How well two folders of labels and probabilities agree."""
+    """How well the labels of two folders agree."""
     same = total = 0
-    dice, worst = [], 0.0
+    dice = []
     for file in sorted(other.glob("*.nii.gz")):
         a, b = (SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(folder / file.name))) for folder in (mine, other))
         same, total = same + int((a == b).sum()), total + a.size
         present = set(np.unique([a, b])) - {0}
         dice += [2 * ((a == k) & (b == k)).sum() / ((a == k).sum() + (b == k).sum()) for k in present]
-        name = file.name.replace(".nii.gz", ".npz")
-        p, q = (np.load(folder / name)["probabilities"].astype(np.float32) for folder in (mine, other))
+    return {"same_labels": same / total, "mean_dice": float(np.mean(dice)), "least_dice": float(min(dice))}
+
+
+def largest_difference(mine: Path, other: Path) -> float:
+    """Of any probability in two folders."""
+    worst = 0.0
+    for file in sorted(other.glob("*.npz")):
+        p, q = (np.load(folder / file.name)["probabilities"].astype(np.float32) for folder in (mine, other))
         worst = max(worst, float(np.abs(p - q).max()))
-    return {
-        "same_labels": same / total,
-        "mean_dice": float(np.mean(dice)),
-        "least_dice": float(min(dice)),
-        "largest_probability_difference": worst,
-    }
+    return worst
 
 
 def side_by_side(peer: Peer, model: Path, bundle: Path, images: Path, folder: Path, rounds: int) -> dict[str, object]:
@@ -83,6 +91,8 @@ def side_by_side(peer: Peer, model: Path, bundle: Path, images: Path, folder: Pa
         print({name: round(some[-1].seconds, 1) for name, some in runs.items()}, file=sys.stderr, flush=True)
     ours(bundle, images, folder / "ours", "--save-probabilities")
     theirs(peer, model, images, folder / "peer", "--save_probabilities")
+    arguments = [*their_arguments(model, images, folder / "exact"), "--save_probabilities"]
+    peer.script(Path(__file__).with_name("peer_predict.py"), *arguments)
     seconds = {name: statistics.median(one.seconds for one in some) for name, some in runs.items()}
     memory = {name: max(one.peak_bytes for one in some) for name, some in runs.items()}
     return {
@@ -91,6 +101,11 @@ def side_by_side(peer: Peer, model: Path, bundle: Path, images: Path, folder: Pa
         "ratio": round(seconds["peer"] / seconds["ours"], 2),
         "memory_ratio": round(memory["peer"] / max(memory["ours"], 1), 2),
         **agreement(folder / "ours", folder / "peer"),
+        "largest_probability_difference": {
+            "ours_peer": largest_difference(folder / "ours", folder / "peer"),
+            "ours_peer_float32_sums": largest_difference(folder / "ours", folder / "exact"),
+            "peer_peer_float32_sums": largest_difference(folder / "peer", folder / "exact"),
+        },
     }
 
 

@@ -39,7 +39,7 @@ def seed():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("edges", [(5, 6), (3, 4, 5)])
+@pytest.mark.parametrize("edges", [(5, 6), (3, 4, 5), (32, 33)])
 def test_instance_norm_equals_torchs(batch, edges, layout):
     norm = InstanceNorm(4)
     with torch.no_grad():
@@ -211,6 +211,21 @@ def test_logits_have_the_shape_of_the_input(configuration):
     logits = network(x)
     assert logits.shape == (2, 3, *configuration.patch_size)
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("configuration", [SHAPES[1]], indirect=True)
+def test_both_ends_predict_in_single_precision_and_what_is_between_in_low(configuration, encoder):
+    network, types = build_network(configuration, 2, 3), {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv3d | Head):
+            layer.register_forward_hook(lambda _, __, made, name=name: types.update({name: made.dtype}))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        network(torch.randn(1, 2, *configuration.patch_size))
+    first = "stem.convolution" if encoder == "residual" else "encoder.0.first.convolution"
+    last = {name for name in types if name.startswith(f"decoder.{len(network.decoder) - 1}.rest")}
+    exact = {name for name, kind in types.items() if kind == torch.float32}
+    assert exact == {first, *last, f"heads.{len(network.heads) - 1}"}
+    assert len(types) > len(exact)
 
 
 def test_there_is_a_level_for_each_decoder_stage_the_finest_first(configuration):
