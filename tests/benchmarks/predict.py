@@ -91,7 +91,7 @@ def side_by_side(peer: Peer, model: Path, bundle: Path, images: Path, folder: Pa
         print({name: round(some[-1].seconds, 1) for name, some in runs.items()}, file=sys.stderr, flush=True)
     ours(bundle, images, folder / "ours", "--save-probabilities")
     theirs(peer, model, images, folder / "peer", "--save_probabilities")
-    arguments = [*their_arguments(model, images, folder / "exact"), "--save_probabilities"]
+    arguments = [*their_arguments(model, images, folder / "exact"), "--save_probabilities", "--disable_progress_bar"]
     peer.script(Path(__file__).with_name("peer_predict.py"), *arguments)
     seconds = {name: statistics.median(one.seconds for one in some) for name, some in runs.items()}
     memory = {name: max(one.peak_bytes for one in some) for name, some in runs.items()}
