@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import sync_playwright
 
 from autoseg.artifacts.dataset import Case, Dataset, Naming
 from autoseg.artifacts.geometry import Geometry
@@ -40,6 +41,20 @@ def autoseg() -> Callable[..., subprocess.CompletedProcess[str]]:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; contexts of it can't reach the network unless a test lets them."""
+    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+    if not found:
+        pytest.skip("no Chromium is installed here")
+    with sync_playwright() as playwright:
+        # As root, in a container, there is no sandbox; WebGL is computed by the CPU.
+        flags = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        chromium = playwright.chromium.launch(executable_path=found[0], args=flags)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")
