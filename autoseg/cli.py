@@ -673,6 +673,13 @@ def distill(
     metavar="MM",
     help="Of the surface Dice.",
 )
+@click.option(
+    "--lesion-iou",
+    type=Finite(min=0, max=1),
+    default=None,
+    metavar="SHARE",
+    help="Also count lesions: components of both that overlap at least so much (IoU; 0.1 is usual).",
+)
 @options.jobs
 @options.common
 def evaluate(
@@ -682,6 +689,7 @@ def evaluate(
     dataset: Path | None,
     repair: Repair | None,
     tolerance_mm: float,
+    lesion_iou: float | None,
     jobs: int | None,
 ) -> None:
     """Score PREDICTED label maps against REFERENCE ones: two folders or two files.
@@ -701,6 +709,7 @@ def evaluate(
         names,
         target,
         tolerance_mm=tolerance_mm,
+        lesion_iou=lesion_iou,
         repair=repair or (read_repair(dataset) if dataset else None),
         jobs=options.count(jobs),
     )

@@ -145,7 +145,9 @@ def _chance(difference: Difference) -> str:
 
 def score_lines(evaluation: Evaluation) -> list[str]:
     """Mean scores as lines of a table, one a label."""
-    metrics = ("dice", "nsd", "hd95_mm", "assd_mm", "volume_difference_ml")
+    metrics = ["dice", "nsd", "hd95_mm", "assd_mm", "volume_difference_ml"]
+    if evaluation.lesion_iou is not None:
+        metrics.append("lesion_f1")
     in_pixels = evaluation.unit == "pixels"
     titles = (metric.replace("_mm", "_pixels").replace("_ml", "_pixels") if in_pixels else metric for metric in metrics)
     rows: list[tuple[str, ...]] = [("label", *titles)]

@@ -833,6 +833,7 @@ def evaluate(
     out: Path,
     *,
     tolerance_mm: float = 1.0,
+    lesion_iou: float | None = None,
     repair: Repair | None = None,
     jobs: int,
 ) -> Evaluation:
@@ -843,4 +844,13 @@ def evaluate(
     # Starting workers takes longer than scoring a few small cases.
     few = sum(file.stat().st_size for file in reference.values() if file.exists()) < SMALL_BYTES
     with case_executor(1 if few else min(jobs, len(reference))) as executor:
-        return stage.run(predicted, reference, labels, out, tolerance_mm=tolerance_mm, repair=repair, executor=executor)
+        return stage.run(
+            predicted,
+            reference,
+            labels,
+            out,
+            tolerance_mm=tolerance_mm,
+            lesion_iou=lesion_iou,
+            repair=repair,
+            executor=executor,
+        )

@@ -16,6 +16,9 @@ METRICS = (
     "hd95_mm",
     "assd_mm",
     "nsd",
+    "lesion_f1",
+    "lesion_sensitivity",
+    "lesion_precision",
 )
 """The metric keys, in the order in which they are shown."""
 
@@ -39,6 +42,9 @@ class Metrics(Record, frozen=True, kw_only=True):
     nsd : float or None
         Surface Dice: the share of both surfaces' voxels that lie within the label's tolerance of the other
         surface. None when both masks are empty, 0 when one is.
+    lesion_f1, lesion_sensitivity, lesion_precision : float or None
+        How many components were found, in [0, 1]; None where `Evaluation.lesion_iou` is, and when both masks are
+        empty.
 
     Notes
     -----
@@ -55,6 +61,9 @@ class Metrics(Record, frozen=True, kw_only=True):
     hd95_mm: NonNegative | None
     assd_mm: NonNegative | None
     nsd: Share | None
+    lesion_f1: Share | None = None
+    lesion_sensitivity: Share | None = None
+    lesion_precision: Share | None = None
 
 
 class LabelScores(Metrics, frozen=True, kw_only=True):
@@ -64,10 +73,15 @@ class LabelScores(Metrics, frozen=True, kw_only=True):
     ----------
     n_reference_voxels, n_predicted_voxels : int
         Size of the two masks.
+    n_reference_lesions, n_predicted_lesions, n_found_lesions : int or None
+        Components of the two masks, and pairs of them that overlap enough; None where `Evaluation.lesion_iou` is.
     """
 
     n_reference_voxels: Count
     n_predicted_voxels: Count
+    n_reference_lesions: Count | None = None
+    n_predicted_lesions: Count | None = None
+    n_found_lesions: Count | None = None
 
 
 class LabelSummary(Metrics, frozen=True, kw_only=True):
@@ -89,6 +103,9 @@ class LabelSummary(Metrics, frozen=True, kw_only=True):
         Mean Dice over the cases whose reference has the label; None when there is none.
     specificity_where_absent : float or None
         Share of the cases without the label in which nothing was predicted; None when there is none.
+    false_positive_ml_where_absent : float or None
+        Mean volume that was predicted in the cases without the label, none counting as 0; in pixels where
+        `Evaluation.unit` is ``pixels``. None when there is no such case, and for 2D images that have a spacing.
     """
 
     n_cases: Count
@@ -98,6 +115,7 @@ class LabelSummary(Metrics, frozen=True, kw_only=True):
     n_distances_undefined: Count
     dice_where_present: Share | None
     specificity_where_absent: Share | None
+    false_positive_ml_where_absent: NonNegative | None = None
 
 
 class Summary(Record, frozen=True, kw_only=True):
@@ -128,6 +146,8 @@ class Evaluation(Artifact, frozen=True, kw_only=True):
         Value in the references of voxels that count nowhere.
     tolerance_mm : dict of str to float
         Tolerance of `nsd`, label by label, inclusive; in pixels where `unit` is ``pixels``.
+    lesion_iou : float or None
+        How much two components overlap at least that count as one lesion; None: lesions were not counted.
     summary : Summary
     cases : dict of str to dict of str to LabelScores
         Case name to label name to scores; sorted by case name.
@@ -139,6 +159,7 @@ class Evaluation(Artifact, frozen=True, kw_only=True):
     labels: Labels
     ignore: Value | None = None
     tolerance_mm: dict[Name, NonNegative]
+    lesion_iou: Share | None = None
     summary: Summary
     cases: dict[Name, dict[Name, LabelScores]]
     hashes: dict[str, str]

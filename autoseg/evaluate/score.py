@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from autoseg.artifacts.evaluation import LabelScores
 from autoseg.artifacts.labels import all_values, values_of
+from autoseg.evaluate.lesions import match_lesions
 from autoseg.evaluate.overlap import overlap
 from autoseg.evaluate.surface import surface_distances
 
@@ -47,6 +49,7 @@ def score_labels(
     labels: Mapping[str, int | tuple[int, ...]],
     ruler: Ruler,
     tolerance_mm: Mapping[str, float],
+    lesion_iou: float | None = None,
 ) -> dict[str, LabelScores]:
     """Score every label of one case.
 
@@ -59,6 +62,8 @@ def score_labels(
     ruler : Ruler
     tolerance_mm : mapping of str to float
         Label name to the tolerance of the surface Dice.
+    lesion_iou : float or None
+        As for `match_lesions`; None: lesions are not counted.
 
     Returns
     -------
@@ -81,13 +86,17 @@ def score_labels(
         boxes = [each[part - 1] for part in values_of(value) for each in (reference_boxes, predicted_boxes)]
         box = _join(boxes, reference_zyx.shape)
         scores[name] = score_masks(
-            _mask(reference_zyx[box], value), _mask(predicted_zyx[box], value), ruler, tolerance_mm[name]
+            _mask(reference_zyx[box], value), _mask(predicted_zyx[box], value), ruler, tolerance_mm[name], lesion_iou
         )
     return scores
 
 
 def score_masks(
-    reference_zyx: NDArray[np.bool_], predicted_zyx: NDArray[np.bool_], ruler: Ruler, tolerance_mm: float
+    reference_zyx: NDArray[np.bool_],
+    predicted_zyx: NDArray[np.bool_],
+    ruler: Ruler,
+    tolerance_mm: float,
+    lesion_iou: float | None = None,
 ) -> LabelScores:
     """Every metric of one pair of masks.
 
@@ -98,6 +107,8 @@ def score_masks(
     ruler : Ruler
     tolerance_mm : float
         Of the surface Dice, inclusive.
+    lesion_iou : float or None
+        As for `match_lesions`; None: lesions are not counted.
 
     Returns
     -------
@@ -111,7 +122,7 @@ def score_masks(
     counts = overlap(reference_zyx, predicted_zyx)
     surfaces = surface_distances(reference_zyx, predicted_zyx, ruler.spacing_mm)
     difference = counts.n_predicted_voxels - counts.n_reference_voxels
-    return LabelScores(
+    scores = LabelScores(
         dice=counts.dice,
         iou=counts.iou,
         sensitivity=counts.sensitivity,
@@ -123,6 +134,18 @@ def score_masks(
         nsd=surfaces.nsd(tolerance_mm),
         n_reference_voxels=counts.n_reference_voxels,
         n_predicted_voxels=counts.n_predicted_voxels,
+    )
+    if lesion_iou is None:
+        return scores
+    lesions = match_lesions(reference_zyx, predicted_zyx, lesion_iou)
+    return replace(
+        scores,
+        lesion_f1=lesions.f1,
+        lesion_sensitivity=lesions.sensitivity,
+        lesion_precision=lesions.precision,
+        n_reference_lesions=lesions.n_reference_lesions,
+        n_predicted_lesions=lesions.n_predicted_lesions,
+        n_found_lesions=lesions.n_found_lesions,
     )
 
 

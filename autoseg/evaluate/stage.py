@@ -29,7 +29,7 @@ from autoseg.images.image import LabelMap
 from autoseg.images.io import read_geometry, read_label
 
 logger = logging.getLogger(__name__)
-RULES = "1"  # to be raised when the same files would give other scores
+RULES = "2"  # to be raised when the same files would give other scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class CasePair:
         Whether a reference on another grid is brought onto the prediction's.
     in_pixels : bool
         Measure in pixels even where the reference states a spacing.
+    lesion_iou : float or None
+        As for `match_lesions`; None: lesions are not counted.
     """
 
     case: str
@@ -59,6 +61,7 @@ class CasePair:
     tolerance_mm: dict[str, float]
     repair: Repair | None = None
     in_pixels: bool = False
+    lesion_iou: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ def run(
     out: Path,
     *,
     tolerance_mm: float | Mapping[str, float] = 1.0,
+    lesion_iou: float | None = None,
     repair: Repair | None = None,
     executor: Executor | None = None,
 ) -> Evaluation:
@@ -103,6 +107,9 @@ def run(
         The evaluation.json to write.
     tolerance_mm : float or mapping of str to float, optional
         Of the surface Dice, inclusive, for all labels or label by label; in pixels for pictures.
+    lesion_iou : float or None
+        How much two components overlap at least that count as one lesion, as for `match_lesions`; None: lesions are
+        not counted.
     repair : {'resample-labels'} or None
         What is done with a reference on another grid than its prediction; None: it is an error.
     executor : concurrent.futures.Executor, optional
@@ -135,10 +142,13 @@ def run(
     hashes = {"predicted": _hash_files(predicted, names), "reference": _hash_files(reference, names)}
     if repair is not None:
         hashes["reference"] = digest(hashes["reference"], repair)
-    fresh = _read_fresh(out, names, found, ignore, tolerances, hashes)
+    fresh = _read_fresh(out, names, found, ignore, tolerances, lesion_iou, hashes)
     if fresh is not None:
         return fresh
-    pairs = [CasePair(name, predicted[name], reference[name], found, ignore, tolerances, repair) for name in names]
+    pairs = [
+        CasePair(name, predicted[name], reference[name], found, ignore, tolerances, repair, lesion_iou=lesion_iou)
+        for name in names
+    ]
     results = _one_unit(executor, pairs, _score_all(executor, pairs))
     for name, result in zip(names, results, strict=True):
         for note in result.notes:
@@ -149,6 +159,7 @@ def run(
         labels=found,
         ignore=ignore,
         tolerance_mm=tolerances,
+        lesion_iou=lesion_iou,
         summary=summarize(cases, found),
         cases=cases,
         hashes=hashes,
@@ -180,7 +191,7 @@ def score_case(pair: CasePair) -> CaseResult:
     ruler = Ruler.pixels() if in_pixels else Ruler.millimetres(geometry.spacing_mm, flat=geometry.num_dimensions == 2)
     notes = tuple(_notes(predicted, reference, pair, place))
     truth_zyx, found_zyx = _known(reference, predicted, pair.ignore)
-    scores = score_labels(truth_zyx, found_zyx, pair.labels, ruler, pair.tolerance_mm)
+    scores = score_labels(truth_zyx, found_zyx, pair.labels, ruler, pair.tolerance_mm, pair.lesion_iou)
     return CaseResult(scores, in_pixels, notes)
 
 
@@ -377,14 +388,15 @@ def _read_fresh(
     labels: Labels,
     ignore: int | None,
     tolerance_mm: dict[str, float],
+    lesion_iou: float | None,
     hashes: dict[str, str],
 ) -> Evaluation | None:
     """The evaluation at `out` if it answers the same question; None if it is missing, stale or damaged."""
     old = read_if_whole(out, Evaluation)
     if old is None:
         return None
-    there = (list(old.cases), old.labels, old.ignore, old.tolerance_mm, old.hashes)
-    return old if there == (names, labels, ignore, tolerance_mm, hashes) else None
+    there = (list(old.cases), old.labels, old.ignore, old.tolerance_mm, old.lesion_iou, old.hashes)
+    return old if there == (names, labels, ignore, tolerance_mm, lesion_iou, hashes) else None
 
 
 def _one_unit(executor: Executor, pairs: list[CasePair], results: list[CaseResult]) -> list[CaseResult]:

@@ -60,4 +60,13 @@ def summarize_label(scores: Sequence[LabelScores]) -> LabelSummary:
         n_distances_undefined=num_false_alarms + num_missed,
         dice_where_present=mean_defined(record.dice for record in present),
         specificity_where_absent=(len(absent) - num_false_alarms) / len(absent) if absent else None,
+        false_positive_ml_where_absent=_mean_volume(absent),
     )
+
+
+def _mean_volume(absent: Sequence[LabelScores]) -> float | None:
+    """Of what was predicted in cases without the label; None where voxels have no volume, and without cases."""
+    # The difference from nothing is the volume itself; it has none where nothing was predicted, either.
+    alarms = [record.volume_difference_ml for record in absent if record.n_predicted_voxels > 0]
+    volumes = [volume for volume in alarms if volume is not None]
+    return sum(volumes) / len(absent) if absent and len(volumes) == len(alarms) else None

@@ -10,6 +10,7 @@ from autoseg.artifacts.evaluation import Evaluation
 from autoseg.artifacts.geometry import Geometry
 from autoseg.errors import DatasetError
 from autoseg.evaluate import stage
+from autoseg.evaluate.lesions import match_lesions
 from autoseg.images.io import write_label
 
 LABELS = {"background": 0, "liver": 1, "tumour": 2}
@@ -52,6 +53,22 @@ def test_what_is_written_is_what_is_returned(files, tmp_path):
     one, two = volume(seed=0) == 1, volume(seed=10) == 1
     expected = 2 * np.count_nonzero(one & two) / (np.count_nonzero(one) + np.count_nonzero(two))
     assert evaluation.cases["c"]["liver"].dice == pytest.approx(expected)
+
+
+def test_lesions_are_counted_where_they_are_asked_for(files, tmp_path):
+    out = tmp_path / "evaluation.json"
+    without = stage.run(*files, LABELS, out).cases["a"]["liver"]
+    assert (without.lesion_f1, without.n_reference_lesions) == (None, None)
+    # Another question is asked of the same files.
+    evaluation = stage.run(*files, LABELS, out, lesion_iou=0.1)
+    lesions = match_lesions(volume(seed=1) == 1, volume(seed=11) == 1, 0.1)
+    found = evaluation.cases["a"]["liver"]
+    assert (found.n_reference_lesions, found.n_found_lesions) == (lesions.n_reference_lesions, lesions.n_found_lesions)
+    assert found.lesion_f1 == lesions.f1
+    assert evaluation.summary.labels["liver"].lesion_f1 == pytest.approx(
+        np.mean([case["liver"].lesion_f1 for case in evaluation.cases.values()])
+    )
+    assert read(out, Evaluation).lesion_iou == 0.1
 
 
 def test_fresh_work_is_not_repeated_and_stale_work_is(files, tmp_path, monkeypatch):

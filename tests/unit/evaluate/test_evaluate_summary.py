@@ -80,6 +80,17 @@ def test_half_the_cases_without_foreground():
     liver = summarize(cases, LABELS).labels["liver"]
     assert (liver.dice, liver.dice_where_present) == (0.75, 1.0)
     assert liver.specificity_where_absent == pytest.approx(2 / 3)
+    # One voxel of 2 mm3 in one of three cases.
+    assert liver.false_positive_ml_where_absent == pytest.approx(0.002 / 3)
+
+
+def test_a_false_alarm_has_no_volume_where_voxels_have_none():
+    flat = Ruler.millimetres((999.0, 1.0, 0.5), flat=True)
+    alarm, none = scores([0, 0], [1, 0], flat), scores([0, 0], [0, 0], flat)
+    assert summarize({"alarm": alarm, "none": none}, LABELS).labels["liver"].false_positive_ml_where_absent is None
+    assert summarize({"none": none}, LABELS).labels["liver"].false_positive_ml_where_absent == 0
+    present = scores([1, 0], [1, 0])
+    assert summarize({"present": present}, LABELS).labels["liver"].false_positive_ml_where_absent is None
 
 
 def test_no_case_has_anything():
