@@ -56,6 +56,7 @@ def main() -> None:
       autoseg select -w W            choose what predicts, and learn post-processing
       autoseg predict IN OUT -w W    segment new volumes
       autoseg compare A B            paired statistics of two results
+      autoseg baselines              published figures to compare with
     """  # noqa: D301 - click wants the character itself
 
 
@@ -719,44 +720,84 @@ def evaluate(
 
 
 @main.command()
-@click.argument("a", type=EXISTING)
-@click.argument("b", type=EXISTING)
-@click.option("--metric", default="dice", show_default=True, help="Which score to compare.")
-@click.option("--task-a", "--task", "task_a", help="Task of A, where A is a table of several.")
-@click.option("--task-b", help="Task of B; default: that of A.")
-@click.option("--arch-a", help="Network of A, where A is a table of several.")
-@click.option("--arch-b", help="Network of B.")
+@click.argument("results", type=EXISTING, nargs=-1, required=True)
+@click.option(
+    "--baseline",
+    metavar="NAME|FILE",
+    help="Compare with a published figure (autoseg baselines lists them), or with a file of scores as first result.",
+)
+@click.option("--metric", "metrics", multiple=True, default=["dice"], show_default=True, help="Repeatable.")
+@click.option("--task", "tasks", multiple=True, help="Task in a table of several; once, or once for each table.")
+@click.option("--arch", "archs", multiple=True, help="Network in a table of several; once, or once for each table.")
+@click.option(
+    "--group-by", metavar="REGEX", help="Finds the patient in a case's name; default: the workspace's groups."
+)
 @click.option("--json", "out", type=ANY_PATH, default=None, help="Also write the result here.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
 @options.common
 def compare(
-    a: Path,
-    b: Path,
-    metric: str,
-    task_a: str | None,
-    task_b: str | None,
-    arch_a: str | None,
-    arch_b: str | None,
+    results: tuple[Path, ...],
+    baseline: str | None,
+    metrics: tuple[str, ...],
+    tasks: tuple[str, ...],
+    archs: tuple[str, ...],
+    group_by: str | None,
     out: Path | None,
     seed: int,
 ) -> None:
-    """Compare two results, paired by case: the difference is B minus A.
+    """Compare results, each with the first, paired by case: the difference is the other minus the first.
 
-    A and B are each an evaluation.json, a folder with some (a workspace's models/CONFIGURATION), an nnU-Net
-    summary.json, or a CSV with the columns task, arch, case, label and the metric.
+    Each is a workspace, an evaluation.json, a folder with some (a workspace's models/CONFIGURATION), an nnU-Net
+    summary.json, or a CSV with the columns task, arch, case, label and the metric. A single CSV stands for as many
+    results as --arch names.
     """
     from autoseg.artifacts.base import write
-    from autoseg.evaluate.baselines import read_scores
-    from autoseg.evaluate.compare import compare as compare_tables
-    from autoseg.evaluate.compare import render
+    from autoseg.artifacts.comparison import Comparisons
+    from autoseg.artifacts.standing import Standing
+    from autoseg.comparing import read_results
+    from autoseg.evaluate import compare as paired
+    from autoseg.evaluate import standing as unpaired
+    from autoseg.evaluate.published import find_baseline
 
-    table_a = read_scores(a, metric=metric, task=task_a, arch=arch_a)
-    table_b = read_scores(b, metric=metric, task=task_b or task_a, arch=arch_b)
-    result = compare_tables(table_a, table_b, seed=seed)
-    click.echo(render(result))
+    published = baseline is not None and not Path(baseline).exists()
+    found = find_baseline(baseline) if baseline is not None and published else None
+    paths = results if baseline is None or published else (Path(baseline), *results)
+    if found is not None and (len(results) > 1 or len(archs) > 1 or len(set(metrics)) > 1):
+        message = "with the name of a published figure, one result by one metric is compared"
+        raise click.UsageError(message)
+    if baseline is None and len(results) < 2 and len(archs) < 2:
+        message = "name two results or more, or a --baseline"
+        raise click.UsageError(message)
+    tables = read_results(paths, metrics=metrics, tasks=tasks, archs=archs, group_by=group_by)
+    result: Comparisons | Standing
+    if baseline is not None and found is not None:
+        result = unpaired.stand(tables[0][0], baseline, found, seed=seed)
+        click.echo(unpaired.render(result))
+    else:
+        result = paired.compare_all(tables, seed=seed)
+        click.echo(paired.render_all(result))
     if out is not None:
         write(out, result)
         click.echo(f"-> {out}")
+
+
+@main.command()
+@click.argument("words", nargs=-1)
+@options.common
+def baselines(words: tuple[str, ...]) -> None:
+    """List published figures that results can be compared with: name, Dice in points (of each label), what it is.
+
+    WORDS narrow the list (hippocampus v2). A whole name, or words that fit one alone, show where the figure is from.
+    """
+    from autoseg.evaluate import published
+
+    found = published.search(words)
+    if len(found) == 1:
+        lines = published.detail_lines(*next(iter(found.items())))
+    else:
+        lines = [*published.list_lines(found), "Dice in points: foreground mean (each label)"]
+    for line in lines:
+        click.echo(line)
 
 
 @main.command()

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
@@ -14,8 +14,10 @@ import msgspec
 from autoseg.artifacts.base import read
 from autoseg.artifacts.comparison import Unit
 from autoseg.artifacts.evaluation import METRICS, Evaluation
+from autoseg.artifacts.model import TrainedModel
 from autoseg.errors import ArtifactError, DatasetError, SettingError
 from autoseg.evaluate.pairing import stem
+from autoseg.layout import FoldFolder
 
 Scores = dict[str, dict[str, float | None]]
 
@@ -36,6 +38,12 @@ class ScoreTable:
         Label to case to score; None where the metric is undefined.
     values : dict of str to int
         Label to value in the label files, where the source tells; in order of the values.
+    folds : dict of str to int
+        Case to the fold that it was held out of, where the source tells.
+    training : dict of int to frozenset of str
+        Fold to the cases that its network learned from, where a manifest tells.
+    groups : dict of str to str
+        Case to patient, where the dataset has groups.
     """
 
     source: str
@@ -43,6 +51,14 @@ class ScoreTable:
     unit: Unit
     scores: Scores
     values: dict[str, int]
+    folds: dict[str, int] = field(default_factory=dict)
+    training: dict[int, frozenset[str]] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cases(self) -> set[str]:
+        """All that have a score or an undefined one."""
+        return {case for cases in self.scores.values() for case in cases}
 
 
 def read_scores(path: Path, *, metric: str = "dice", task: str | None = None, arch: str | None = None) -> ScoreTable:
@@ -78,7 +94,8 @@ def read_scores(path: Path, *, metric: str = "dice", task: str | None = None, ar
     if not path.exists():
         raise DatasetError("there are no scores", where=str(path), found="no such file or folder")
     if path.is_dir():
-        return merge([read_scores(file, metric=metric) for file in _find_scores(path)], source=str(path))
+        tables = [read_scores(file, metric=metric) for file in _find_scores(path)]
+        return merge([_in_fold(table) for table in tables], source=str(path))
     if path.suffix.lower() == ".csv":
         return _read_csv(path, metric, task, arch)
     if _is_ours(path):
@@ -117,7 +134,14 @@ def merge(tables: Iterable[ScoreTable], *, source: str) -> ScoreTable:
             if twice:
                 raise DatasetError("a case is scored twice", where=table.source, found=", ".join(twice[:10]))
             known.update(cases)
-    return replace(first, source=source, scores=scores)
+    every = (first, *others)
+    return replace(
+        first,
+        source=source,
+        scores=scores,
+        folds={case: fold for table in every for case, fold in table.folds.items()},
+        training={fold: cases for table in every for fold, cases in table.training.items()},
+    )
 
 
 def match_labels(first: ScoreTable, second: ScoreTable) -> tuple[ScoreTable, ScoreTable, tuple[str, ...]]:
@@ -221,6 +245,18 @@ def _find_scores(folder: Path) -> list[Path]:
         where=str(folder),
         allowed="evaluation.json, summary.json, or fold_*/validation/ with one of them",
     )
+
+
+def _in_fold(table: ScoreTable) -> ScoreTable:
+    """The table with its cases' fold, where it lies in ``fold_K/validation``, and what that fold learned from."""
+    folder = Path(table.source).parent.parent
+    number = folder.name.removeprefix("fold_")
+    if Path(table.source).parent.name != "validation" or not number.isdecimal():
+        return table
+    manifest = FoldFolder(folder).manifest
+    cases = read(manifest, TrainedModel).cases if manifest.exists() else None
+    training = {} if cases is None else {int(number): frozenset(cases.training)}
+    return replace(table, folds=dict.fromkeys(table.cases, int(number)), training=training)
 
 
 def _parse_json(path: Path) -> Any:  # noqa: ANN401 - straight from JSON
@@ -353,6 +389,7 @@ def _read_csv(path: Path, metric: str, task: str | None, arch: str | None) -> Sc
     rows, task = _choose(rows, columns, "task", task, path)
     rows, arch = _choose(rows, columns, "arch", arch, path)
     scores: Scores = {}
+    folds: dict[str, int] = {}
     for row in rows:
         case, label = row["case"], row["label"]
         if not case or not label:
@@ -361,6 +398,8 @@ def _read_csv(path: Path, metric: str, task: str | None, arch: str | None) -> Sc
             )
         if case in scores.setdefault(label, {}):
             raise DatasetError("a case is scored twice", where=str(path), found=f"case {case}, label {label}")
+        if row.get("fold", "").isdecimal():
+            folds[case] = int(row["fold"])
         try:
             scores[label][case] = _number(float(row[metric])) if row[metric] else None
         except ValueError as error:
@@ -368,7 +407,7 @@ def _read_csv(path: Path, metric: str, task: str | None, arch: str | None) -> Sc
                 "a score is not a number", where=f"{path}, case {case}, label {label}", found=row[metric]
             ) from error
     chosen = ", ".join(part for part in (task, arch) if part is not None)
-    return _table(path, metric, scores, f" ({chosen})" if chosen else "")
+    return replace(_table(path, metric, scores, f" ({chosen})" if chosen else ""), folds=folds)
 
 
 def _choose(

@@ -1,8 +1,8 @@
-"""Is one method better than another? Two tables of per-case scores -> paired statistics, and a table in words."""
+"""Is one method better than another? Tables of per-case scores -> paired statistics, and a table in words."""
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from autoseg.artifacts.comparison import Better, Comparison, Interval, PairedResult, Unit
+from autoseg.artifacts.comparison import Better, Comparison, Comparisons, Interval, PairedResult, Unit
 from autoseg.artifacts.selection import SIGNIFICANCE, Difference
 from autoseg.errors import DatasetError
 from autoseg.evaluate.baselines import ScoreTable, match_labels
+from autoseg.evaluate.patients import by_patient, patient_means
 
 POWER = 0.8
 NUM_RESAMPLES = 9999
@@ -24,6 +25,42 @@ FOREGROUND = "foreground mean"
 
 # Below this share of the scores' size a spread is rounding, not spread.
 ROUNDING = 1e-12
+
+
+def compare_all(results: Sequence[Sequence[ScoreTable]], *, seed: int = 0) -> Comparisons:
+    """Compare each of several methods with the first, by one or more metrics.
+
+    Parameters
+    ----------
+    results : sequence of sequence of ScoreTable
+        For each method its tables, one a metric, in the same order; at least two methods.
+    seed : int, optional
+        Of the bootstrap.
+
+    Returns
+    -------
+    Comparisons
+        p-values of labels are corrected for the number of labels, metrics and pairs together, those of the mean over
+        labels for the number of metrics and pairs.
+
+    Raises
+    ------
+    DatasetError
+        As `compare`.
+    ValueError
+        There are fewer than two methods, or the numbers of tables differ.
+
+    Notes
+    -----
+    Each against the first, not all pairs: the usual question is whether something new is better than what one has, and
+    fewer questions leave each a better chance to be answered.
+    """
+    if len(results) < 2:
+        message = "at least two results are compared"
+        raise ValueError(message)
+    first, *others = results
+    pairs = [_compare(one, two, seed) for other in others for one, two in zip(first, other, strict=True)]
+    return Comparisons(comparisons=_judged(pairs))
 
 
 def compare(a: ScoreTable, b: ScoreTable, *, seed: int = 0) -> Comparison:
@@ -50,9 +87,37 @@ def compare(a: ScoreTable, b: ScoreTable, *, seed: int = 0) -> Comparison:
     -----
     Paired t-test and Wilcoxon's signed-rank test as recommended in Maier-Hein et al., Why rankings of biomedical
     image analysis competitions should be interpreted with care, Nature Communications 9 (2018). p-values of the
-    labels are corrected after Holm, Scandinavian Journal of Statistics 6 (1979). Cases count as independent:
-    several cases of one patient make the intervals too narrow.
+    labels are corrected after Holm, Scandinavian Journal of Statistics 6 (1979). Where a table knows the patients and
+    one has several cases, these are averaged first and patients are paired: cases of one patient are not independent
+    (Altman and Bland, Statistics notes: Units of analysis, BMJ 314, 1997), and all tests then see one number a patient.
     """
+    return _judged([_compare(a, b, seed)])[0]
+
+
+def render_all(comparisons: Comparisons) -> str:
+    """All comparisons as plain text, one table each.
+
+    Parameters
+    ----------
+    comparisons : Comparisons
+
+    Returns
+    -------
+    str
+        Lines without a final line break.
+    """
+    blocks = [render(one) for one in comparisons.comparisons]
+    if len(blocks) == 1:
+        return blocks[0]
+    num_labels = sum(len(one.labels) for one in comparisons.comparisons)
+    words = (
+        f"p-values are corrected after Holm: {num_labels} of labels together, and the {len(blocks)} of foreground means"
+    )
+    return "\n\n\n".join([*blocks, words])
+
+
+def _compare(a: ScoreTable, b: ScoreTable, seed: int) -> Comparison:
+    """One pair by one metric, without correction and verdicts."""
     if (a.metric, a.unit) != (b.metric, b.unit):
         raise DatasetError(
             "scores of different kinds can't be compared",
@@ -62,7 +127,7 @@ def compare(a: ScoreTable, b: ScoreTable, *, seed: int = 0) -> Comparison:
     if a.metric == "volume_difference_ml":
         a, b = _magnitudes(a), _magnitudes(b)
         notes = (*notes, "volume differences are compared by their size, whatever their sign")
-    cases_a, cases_b = _cases(a), _cases(b)
+    cases_a, cases_b = a.cases, b.cases
     shared = sorted(cases_a & cases_b)
     if not shared:
         raise DatasetError(
@@ -71,13 +136,24 @@ def compare(a: ScoreTable, b: ScoreTable, *, seed: int = 0) -> Comparison:
             hint="both must name their cases alike",
         )
     better: Better = "lower" if a.metric.endswith(("_mm", "_ml")) else "higher"
-    labels = {
-        label: compare_pairs(
-            [a.scores[label].get(case) for case in shared], [b.scores[label].get(case) for case in shared], seed=seed
+    patients = by_patient(shared, {**b.groups, **a.groups})
+    grouped = len(patients) < len(shared)
+    if grouped:
+        notes = (
+            *notes,
+            f"{len(shared)} cases of {len(patients)} patients: a patient's cases are averaged, n is patients",
         )
+    place = {case: index for index, case in enumerate(shared)}
+    members = [[place[case] for case in cases] for cases in patients.values()]
+
+    def paired(scores_a: list[float | None], scores_b: list[float | None]) -> PairedResult:
+        return compare_pairs(*patient_means(scores_a, scores_b, members), seed=seed)
+
+    labels = {
+        label: paired([a.scores[label].get(case) for case in shared], [b.scores[label].get(case) for case in shared])
         for label in a.scores
     }
-    foreground = compare_pairs(_case_means(a, shared), _case_means(b, shared), seed=seed)
+    foreground = paired(_case_means(a, shared), _case_means(b, shared))
     return Comparison(
         a=a.source,
         b=b.source,
@@ -85,10 +161,12 @@ def compare(a: ScoreTable, b: ScoreTable, *, seed: int = 0) -> Comparison:
         unit=a.unit,
         better=better,
         seed=seed,
-        foreground=_judged(foreground, better, a.unit),
-        labels={label: _judged(result, better, a.unit) for label, result in _corrected(labels).items()},
+        paired_by="patient" if grouped else "case",
+        foreground=foreground,
+        labels=labels,
         only_a=tuple(sorted(cases_a - cases_b)),
         only_b=tuple(sorted(cases_b - cases_a)),
+        warnings=(*_other_cases(a, b), *_other_folds(a, b), *_one_sided(a, b, shared)),
         notes=notes,
     )
 
@@ -132,6 +210,7 @@ def compare_pairs(scores_a: Sequence[float | None], scores_b: Sequence[float | N
         mean_a=float(first.mean()),
         mean_b=float(second.mean()),
         mean_b_minus_a=mean,
+        median_b_minus_a=float(np.median(differences)),
     )
     if n == 1:
         return known
@@ -249,7 +328,7 @@ def render(comparison: Comparison) -> str:
     scale, unit = _scale(comparison.unit)
     results = {FOREGROUND: comparison.foreground, **comparison.labels}
     rows: list[tuple[str, ...]] = [
-        ("", "n", "A", "B", "B - A", "95 % interval", "bootstrap", "t", "p (t)", "p (Wilcoxon)", "detectable")
+        ("", "n", "A", "B", "B - A", "median", "95 % interval", "bootstrap", "t", "p (t)", "p (Wilcoxon)", "detectable")
     ]
     rows += [(name, *_cells(result, scale)) for name, result in results.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -273,7 +352,7 @@ def render(comparison: Comparison) -> str:
         if names:
             more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
             lines.append(f"only in {side}, not compared: {len(names)} cases ({', '.join(names[:LISTED])}{more})")
-    return "\n".join([*lines, *comparison.notes])
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in comparison.warnings), *comparison.notes])
 
 
 def _cells(result: PairedResult, scale: float) -> tuple[str, ...]:
@@ -290,6 +369,7 @@ def _cells(result: PairedResult, scale: float) -> tuple[str, ...]:
         number(result.mean_a),
         number(result.mean_b),
         number(result.mean_b_minus_a, "+"),
+        number(result.median_b_minus_a, "+"),
         interval(result.interval_t),
         interval(result.interval_bootstrap),
         "-" if result.t is None else f"{result.t:.2f}",
@@ -309,11 +389,6 @@ def _p(value: float | None) -> str:
 def _scale(unit: Unit) -> tuple[float, str]:
     """What to multiply by for the eye, and what the result counts in."""
     return (100.0, "points") if unit == "fraction" else (1.0, unit)
-
-
-def _cases(table: ScoreTable) -> set[str]:
-    """All cases of a table."""
-    return {case for cases in table.scores.values() for case in cases}
 
 
 def _case_means(table: ScoreTable, cases: Sequence[str]) -> list[float | None]:
@@ -361,34 +436,106 @@ def _bootstrap(differences: NDArray[np.float64], seed: int) -> Interval | None:
     return None
 
 
-def _corrected(labels: Mapping[str, PairedResult]) -> dict[str, PairedResult]:
-    """The labels' results with p-values corrected for their number."""
-    p_t = holm([result.p_t for result in labels.values()])
-    p_wilcoxon = holm([result.p_wilcoxon for result in labels.values()])
-    return {
-        label: msgspec.structs.replace(result, p_t_holm=one, p_wilcoxon_holm=two)
-        for (label, result), one, two in zip(labels.items(), p_t, p_wilcoxon, strict=True)
-    }
+def _other_cases(a: ScoreTable, b: ScoreTable) -> tuple[str, ...]:
+    """A warning where the two were not scored on the same cases."""
+    only_a, only_b = len(a.cases - b.cases), len(b.cases - a.cases)
+    if not only_a and not only_b:
+        return ()
+    return (f"not the same cases: {only_a} are in A alone, {only_b} in B alone; both are compared on the rest",)
 
 
-def _judged(result: PairedResult, better: Better, unit: Unit) -> PairedResult:
-    """The result with its verdict in words."""
-    return msgspec.structs.replace(result, verdict=_verdict(result, better, unit))
+def _other_folds(a: ScoreTable, b: ScoreTable) -> tuple[str, ...]:
+    """A warning where cases that one held out together were apart in the other, or a fold learned from others.
+
+    Folds may be numbered as one likes; what counts is which cases go together.
+    """
+    shared = sorted(a.folds.keys() & b.folds.keys())
+    together = {(a.folds[case], b.folds[case]) for case in shared}
+    numbers_a, numbers_b = {one for one, _ in together}, {two for _, two in together}
+    if not len(together) == len(numbers_a) == len(numbers_b):
+        return (
+            f"not the same folds: the compared cases are in {len(numbers_a)} folds of A and {len(numbers_b)} of B, and "
+            "not in the same way; each case was predicted by networks that learned from other cases",
+        )
+    others = [
+        (one, len(a.training[one]), len(b.training[two]))
+        for one, two in sorted(together)
+        if one in a.training and two in b.training and a.training[one] != b.training[two]
+    ]
+    if others:
+        fold, num_a, num_b = others[0]
+        return (f"not the same training cases: in fold {fold}, for one, A learned from {num_a} and B from {num_b}",)
+    return ()
 
 
-def _verdict(result: PairedResult, better: Better, unit: Unit) -> str:
+def _one_sided(a: ScoreTable, b: ScoreTable, shared: Sequence[str]) -> tuple[str, ...]:
+    """A warning for each label that has cases with a score on one side alone: a failure there costs nothing here.
+
+    A distance is undefined where a label is missed, and an overlap where it is rightly absent, but not where it is a
+    false alarm.
+    """
+    lost = {}
+    for label in a.scores:
+        undefined = [[table.scores[label].get(case) is None for case in shared] for table in (a, b)]
+        only = [sum(one and not two for one, two in zip(*sides, strict=True)) for sides in (undefined, undefined[::-1])]
+        if any(only):
+            lost[label] = only
+    return tuple(
+        f"{label}: {a.metric} is undefined in {in_a} cases of A alone and {in_b} of B alone; these are left out, so "
+        "what went wrong there does not count"
+        for label, (in_a, in_b) in lost.items()
+    )
+
+
+def _judged(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """The comparisons with p-values corrected for the number of tests, and verdicts.
+
+    Means over labels are one family, labels the other. A family of a single mean is not corrected.
+    """
+    foregrounds = _corrected([one.foreground for one in comparisons])
+    labels = iter(_corrected([result for one in comparisons for result in one.labels.values()]))
+    judged = []
+    for one, corrected in zip(comparisons, foregrounds, strict=True):
+
+        def say(result: PairedResult, one: Comparison = one) -> PairedResult:
+            return msgspec.structs.replace(result, verdict=_verdict(result, one))
+
+        judged.append(
+            msgspec.structs.replace(
+                one,
+                foreground=say(corrected if len(comparisons) > 1 else one.foreground),
+                labels={label: say(next(labels)) for label in one.labels},
+            )
+        )
+    return tuple(judged)
+
+
+def _corrected(results: Sequence[PairedResult]) -> list[PairedResult]:
+    """The results with p-values corrected for their number."""
+    p_t = holm([result.p_t for result in results])
+    p_wilcoxon = holm([result.p_wilcoxon for result in results])
+    return [
+        msgspec.structs.replace(result, p_t_holm=one, p_wilcoxon_holm=two)
+        for result, one, two in zip(results, p_t, p_wilcoxon, strict=True)
+    ]
+
+
+def _verdict(result: PairedResult, comparison: Comparison) -> str:
     """What the numbers say, and what they can't say."""
-    scale, counted_in = _scale(unit)
+    better, each = comparison.better, comparison.paired_by
+    scale, counted_in = _scale(comparison.unit)
     difference, interval = result.mean_b_minus_a, result.interval_t
     if difference is None:
-        return "nothing to compare: no case has a score on both sides"
+        return f"nothing to compare: no {each} has a score on both sides"
     winner = "B" if (difference > 0) == (better == "higher") else "A"
     size = f"{abs(difference) * scale:.2f} {counted_in}"
     if interval is None:
-        return "a single case tells nothing about the mean"
+        return f"a single {each} tells nothing about the mean"
     if result.sd_of_differences == 0:
         # The t-test's p is 1 for equal scores, and undefined where all differ by the same amount.
-        return "the two are equal in every case" if result.p_t == 1 else f"{winner} is better by {size} in every case"
+        return (
+            f"the two are equal in every {each}" if result.p_t == 1 else f"{winner} is better by {size} in every {each}"
+        )
     tests = [
         result.p_t if result.p_t_holm is None else result.p_t_holm,
         result.p_wilcoxon if result.p_wilcoxon_holm is None else result.p_wilcoxon_holm,
@@ -396,12 +543,12 @@ def _verdict(result: PairedResult, better: Better, unit: Unit) -> str:
     significant = [p is not None and p < SIGNIFICANCE for p in tests]
     span = f"{interval.low * scale:+.2f} to {interval.high * scale:+.2f}"
     if all(significant):
-        return f"{winner} is better by {size} (B - A: {span} with 95 % confidence)"
+        return f"{winner} is better by {size}, a real difference by both tests (B - A: {span} with 95 % confidence)"
     if any(significant):
         which = "t-test" if significant[0] else "Wilcoxon test"
         return f"{winner} may be better by {size} (B - A: {span}), but only the {which} says so"
     detectable = (result.detectable_difference or 0.0) * scale
     return (
-        f"no difference shown (B - A: {span}); with these {result.n} cases one below {detectable:.2f} {counted_in} "
+        f"not decidable: no difference shown (B - A: {span}); with these {result.n} {each}s one below {detectable:.2f} {counted_in} "
         "would probably go unnoticed"
     )

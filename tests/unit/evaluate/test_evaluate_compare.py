@@ -114,7 +114,7 @@ def test_a_comparison_of_two_labels():
     result = compare(table(first), table(second, "B"))
     assert (result.foreground.n, result.only_a, result.only_b) == (30, ("only here",), ("only there",))
     assert result.labels["1"].verdict.startswith("B is better by")
-    assert result.labels["2"].verdict.startswith("no difference shown")
+    assert result.labels["2"].verdict.startswith("not decidable: no difference shown")
     assert result.labels["1"].p_t_holm == pytest.approx(2 * result.labels["1"].p_t)
     assert result.foreground.p_t_holm is None
     assert decode(encode(result), Comparison, where="test") == result
