@@ -755,9 +755,10 @@ def compare(
     from autoseg.artifacts.comparison import Comparisons
     from autoseg.artifacts.standing import Standing
     from autoseg.comparing import read_results
-    from autoseg.evaluate import compare as paired
-    from autoseg.evaluate import standing as unpaired
+    from autoseg.evaluate.compare import compare_all
     from autoseg.evaluate.published import find_baseline
+    from autoseg.evaluate.standing import stand
+    from autoseg.evaluate.words import render_all, render_standing
 
     published = baseline is not None and not Path(baseline).exists()
     found = find_baseline(baseline) if baseline is not None and published else None
@@ -771,11 +772,11 @@ def compare(
     tables = read_results(paths, metrics=metrics, tasks=tasks, archs=archs, group_by=group_by)
     result: Comparisons | Standing
     if baseline is not None and found is not None:
-        result = unpaired.stand(tables[0][0], baseline, found, seed=seed)
-        click.echo(unpaired.render(result))
+        result = stand(tables[0][0], baseline, found, seed=seed)
+        click.echo(render_standing(result))
     else:
-        result = paired.compare_all(tables, seed=seed)
-        click.echo(paired.render_all(result))
+        result = compare_all(tables, seed=seed)
+        click.echo(render_all(result))
     if out is not None:
         write(out, result)
         click.echo(f"-> {out}")

@@ -14,7 +14,7 @@ class StandingRow(Record, frozen=True, kw_only=True):
     n : int
         Cases in which the score is defined; for the mean over labels, of any label.
     mean : float or None
-        Of this model; None when `n` is 0.
+        Of this model; None where a label has no score in any case.
     interval : Interval or None
         95 %, by the bootstrap over cases, or over patients where these are known. Of this model's mean alone: how sure
         the published figure is, it does not say. None when there are fewer than two.

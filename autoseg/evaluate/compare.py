@@ -1,7 +1,6 @@
-"""Is one method better than another? Tables of per-case scores -> paired statistics, and a table in words."""
+"""Is one method better than another? Tables of per-case scores -> paired statistics."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -11,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from autoseg.artifacts.comparison import Better, Comparison, Comparisons, Interval, PairedResult, Unit
+from autoseg.artifacts.comparison import Better, Comparison, Comparisons, Interval, PairedResult
 from autoseg.artifacts.selection import SIGNIFICANCE, Difference
 from autoseg.errors import DatasetError
 from autoseg.evaluate.baselines import ScoreTable, match_labels
+from autoseg.evaluate.bootstrap import bootstrap_interval
+from autoseg.evaluate.comparable import one_sided, other_cases, other_folds
 from autoseg.evaluate.patients import by_patient, patient_means
+from autoseg.evaluate.words import verdict
 
 POWER = 0.8
-NUM_RESAMPLES = 9999
-LISTED = 10
 FEWEST_TESTED = 6
-FOREGROUND = "foreground mean"
 
 # Below this share of the scores' size a spread is rounding, not spread.
 ROUNDING = 1e-12
@@ -94,28 +93,6 @@ def compare(a: ScoreTable, b: ScoreTable, *, seed: int = 0) -> Comparison:
     return _judged([_compare(a, b, seed)])[0]
 
 
-def render_all(comparisons: Comparisons) -> str:
-    """All comparisons as plain text, one table each.
-
-    Parameters
-    ----------
-    comparisons : Comparisons
-
-    Returns
-    -------
-    str
-        Lines without a final line break.
-    """
-    blocks = [render(one) for one in comparisons.comparisons]
-    if len(blocks) == 1:
-        return blocks[0]
-    num_labels = sum(len(one.labels) for one in comparisons.comparisons)
-    words = (
-        f"p-values are corrected after Holm: {num_labels} of labels together, and the {len(blocks)} of foreground means"
-    )
-    return "\n\n\n".join([*blocks, words])
-
-
 def _compare(a: ScoreTable, b: ScoreTable, seed: int) -> Comparison:
     """One pair by one metric, without correction and verdicts."""
     if (a.metric, a.unit) != (b.metric, b.unit):
@@ -166,7 +143,7 @@ def _compare(a: ScoreTable, b: ScoreTable, seed: int) -> Comparison:
         labels=labels,
         only_a=tuple(sorted(cases_a - cases_b)),
         only_b=tuple(sorted(cases_b - cases_a)),
-        warnings=(*_other_cases(a, b), *_other_folds(a, b), *_one_sided(a, b, shared)),
+        warnings=(*other_cases(a, b), *other_folds(a, b), *one_sided(a, b, shared)),
         notes=notes,
     )
 
@@ -234,7 +211,7 @@ def compare_pairs(scores_a: Sequence[float | None], scores_b: Sequence[float | N
         known,
         sd_of_differences=sd,
         interval_t=Interval(low=mean - quantile * error, high=mean + quantile * error),
-        interval_bootstrap=_bootstrap(differences, seed),
+        interval_bootstrap=bootstrap_interval([differences], np.mean, seed),
         t=t,
         p_t=float(2 * stats.t.sf(abs(t), n - 1)),
         p_wilcoxon=_wilcoxon(differences),
@@ -313,84 +290,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def render(comparison: Comparison) -> str:
-    """The comparison as plain text: a table, then the verdicts and what else is to be known.
-
-    Parameters
-    ----------
-    comparison : Comparison
-
-    Returns
-    -------
-    str
-        Lines without a final line break; fractions are shown in points (hundredths).
-    """
-    scale, unit = _scale(comparison.unit)
-    results = {FOREGROUND: comparison.foreground, **comparison.labels}
-    rows: list[tuple[str, ...]] = [
-        ("", "n", "A", "B", "B - A", "median", "95 % interval", "bootstrap", "t", "p (t)", "p (Wilcoxon)", "detectable")
-    ]
-    rows += [(name, *_cells(result, scale)) for name, result in results.items()]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    table = [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    lines = [
-        f"A: {comparison.a}",
-        f"B: {comparison.b}",
-        f"{comparison.metric} in {unit}, {comparison.better} is better; p of labels corrected after Holm",
-        "",
-        *table,
-        "",
-        *(f"{name}: {result.verdict}" for name, result in results.items()),
-    ]
-    for side, names in (("A", comparison.only_a), ("B", comparison.only_b)):
-        if names:
-            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-            lines.append(f"only in {side}, not compared: {len(names)} cases ({', '.join(names[:LISTED])}{more})")
-    return "\n".join([*lines, *(f"warning: {warning}" for warning in comparison.warnings), *comparison.notes])
-
-
-def _cells(result: PairedResult, scale: float) -> tuple[str, ...]:
-    """One row of the table, without its name."""
-
-    def number(value: float | None, sign: str = "") -> str:
-        return "-" if value is None else f"{value * scale:{sign}.2f}"
-
-    def interval(ends: Interval | None) -> str:
-        return "-" if ends is None else f"[{number(ends.low, '+')}, {number(ends.high, '+')}]"
-
-    return (
-        str(result.n),
-        number(result.mean_a),
-        number(result.mean_b),
-        number(result.mean_b_minus_a, "+"),
-        number(result.median_b_minus_a, "+"),
-        interval(result.interval_t),
-        interval(result.interval_bootstrap),
-        "-" if result.t is None else f"{result.t:.2f}",
-        _p(result.p_t if result.p_t_holm is None else result.p_t_holm),
-        _p(result.p_wilcoxon if result.p_wilcoxon_holm is None else result.p_wilcoxon_holm),
-        number(result.detectable_difference),
-    )
-
-
-def _p(value: float | None) -> str:
-    """A p-value for the eye."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
-
-
-def _scale(unit: Unit) -> tuple[float, str]:
-    """What to multiply by for the eye, and what the result counts in."""
-    return (100.0, "points") if unit == "fraction" else (1.0, unit)
-
-
 def _case_means(table: ScoreTable, cases: Sequence[str]) -> list[float | None]:
     """Each case's mean over the labels that are defined in it, as in evaluation.json."""
     means: list[float | None] = []
@@ -417,76 +316,6 @@ def _wilcoxon(differences: NDArray[np.float64]) -> float:
     return float(stats.wilcoxon(nonzero).pvalue) if nonzero.size else 1.0
 
 
-def _bootstrap(differences: NDArray[np.float64], seed: int) -> Interval | None:
-    """95 % interval of the mean; the percentile one where the corrected one does not exist (very few cases)."""
-    for method in ("BCa", "percentile"):
-        with warnings.catch_warnings():
-            # scipy warns of a degenerate distribution and answers NaN, which is dealt with here.
-            warnings.simplefilter("ignore")
-            ends = stats.bootstrap(
-                (differences,),
-                np.mean,
-                n_resamples=NUM_RESAMPLES,
-                confidence_level=1 - SIGNIFICANCE,
-                method=method,
-                random_state=np.random.default_rng(seed),
-            ).confidence_interval
-        if math.isfinite(ends.low) and math.isfinite(ends.high):
-            return Interval(low=float(ends.low), high=float(ends.high))
-    return None
-
-
-def _other_cases(a: ScoreTable, b: ScoreTable) -> tuple[str, ...]:
-    """A warning where the two were not scored on the same cases."""
-    only_a, only_b = len(a.cases - b.cases), len(b.cases - a.cases)
-    if not only_a and not only_b:
-        return ()
-    return (f"not the same cases: {only_a} are in A alone, {only_b} in B alone; both are compared on the rest",)
-
-
-def _other_folds(a: ScoreTable, b: ScoreTable) -> tuple[str, ...]:
-    """A warning where cases that one held out together were apart in the other, or a fold learned from others.
-
-    Folds may be numbered as one likes; what counts is which cases go together.
-    """
-    shared = sorted(a.folds.keys() & b.folds.keys())
-    together = {(a.folds[case], b.folds[case]) for case in shared}
-    numbers_a, numbers_b = {one for one, _ in together}, {two for _, two in together}
-    if not len(together) == len(numbers_a) == len(numbers_b):
-        return (
-            f"not the same folds: the compared cases are in {len(numbers_a)} folds of A and {len(numbers_b)} of B, and "
-            "not in the same way; each case was predicted by networks that learned from other cases",
-        )
-    others = [
-        (one, len(a.training[one]), len(b.training[two]))
-        for one, two in sorted(together)
-        if one in a.training and two in b.training and a.training[one] != b.training[two]
-    ]
-    if others:
-        fold, num_a, num_b = others[0]
-        return (f"not the same training cases: in fold {fold}, for one, A learned from {num_a} and B from {num_b}",)
-    return ()
-
-
-def _one_sided(a: ScoreTable, b: ScoreTable, shared: Sequence[str]) -> tuple[str, ...]:
-    """A warning for each label that has cases with a score on one side alone: a failure there costs nothing here.
-
-    A distance is undefined where a label is missed, and an overlap where it is rightly absent, but not where it is a
-    false alarm.
-    """
-    lost = {}
-    for label in a.scores:
-        undefined = [[table.scores[label].get(case) is None for case in shared] for table in (a, b)]
-        only = [sum(one and not two for one, two in zip(*sides, strict=True)) for sides in (undefined, undefined[::-1])]
-        if any(only):
-            lost[label] = only
-    return tuple(
-        f"{label}: {a.metric} is undefined in {in_a} cases of A alone and {in_b} of B alone; these are left out, so "
-        "what went wrong there does not count"
-        for label, (in_a, in_b) in lost.items()
-    )
-
-
 def _judged(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
     """The comparisons with p-values corrected for the number of tests, and verdicts.
 
@@ -498,7 +327,7 @@ def _judged(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
     for one, corrected in zip(comparisons, foregrounds, strict=True):
 
         def say(result: PairedResult, one: Comparison = one) -> PairedResult:
-            return msgspec.structs.replace(result, verdict=_verdict(result, one))
+            return msgspec.structs.replace(result, verdict=verdict(result, one))
 
         judged.append(
             msgspec.structs.replace(
@@ -518,37 +347,3 @@ def _corrected(results: Sequence[PairedResult]) -> list[PairedResult]:
         msgspec.structs.replace(result, p_t_holm=one, p_wilcoxon_holm=two)
         for result, one, two in zip(results, p_t, p_wilcoxon, strict=True)
     ]
-
-
-def _verdict(result: PairedResult, comparison: Comparison) -> str:
-    """What the numbers say, and what they can't say."""
-    better, each = comparison.better, comparison.paired_by
-    scale, counted_in = _scale(comparison.unit)
-    difference, interval = result.mean_b_minus_a, result.interval_t
-    if difference is None:
-        return f"nothing to compare: no {each} has a score on both sides"
-    winner = "B" if (difference > 0) == (better == "higher") else "A"
-    size = f"{abs(difference) * scale:.2f} {counted_in}"
-    if interval is None:
-        return f"a single {each} tells nothing about the mean"
-    if result.sd_of_differences == 0:
-        # The t-test's p is 1 for equal scores, and undefined where all differ by the same amount.
-        return (
-            f"the two are equal in every {each}" if result.p_t == 1 else f"{winner} is better by {size} in every {each}"
-        )
-    tests = [
-        result.p_t if result.p_t_holm is None else result.p_t_holm,
-        result.p_wilcoxon if result.p_wilcoxon_holm is None else result.p_wilcoxon_holm,
-    ]
-    significant = [p is not None and p < SIGNIFICANCE for p in tests]
-    span = f"{interval.low * scale:+.2f} to {interval.high * scale:+.2f}"
-    if all(significant):
-        return f"{winner} is better by {size}, a real difference by both tests (B - A: {span} with 95 % confidence)"
-    if any(significant):
-        which = "t-test" if significant[0] else "Wilcoxon test"
-        return f"{winner} may be better by {size} (B - A: {span}), but only the {which} says so"
-    detectable = (result.detectable_difference or 0.0) * scale
-    return (
-        f"not decidable: no difference shown (B - A: {span}); with these {result.n} {each}s one below {detectable:.2f} {counted_in} "
-        "would probably go unnoticed"
-    )

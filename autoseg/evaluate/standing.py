@@ -1,25 +1,17 @@
 """Where does a model stand beside a published mean? Its own mean with an interval, and the difference, unpaired."""
 
-import math
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from autoseg.artifacts.comparison import Interval
 from autoseg.artifacts.published import Baseline
-from autoseg.artifacts.selection import SIGNIFICANCE
 from autoseg.artifacts.standing import Standing, StandingRow
 from autoseg.errors import SettingError
 from autoseg.evaluate.baselines import ScoreTable, match_labels
+from autoseg.evaluate.bootstrap import bootstrap_interval
 from autoseg.evaluate.patients import by_patient
 from autoseg.evaluate.published import describe, published
-
-NUM_RESAMPLES = 9999
-# Resamples at a time: a thousand of a thousand patients are 8 MB for each array.
-BATCH = 1000
 
 Sums = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
 
@@ -60,7 +52,7 @@ def stand(table: ScoreTable, name: str, baseline: Baseline, *, seed: int = 0) ->
     notes: tuple[str, ...] = ()
     whole = True
     num_labels = len(table.scores)
-    cases = sorted({case for label in table.scores.values() for case in label})
+    cases = sorted(table.cases)
     if baseline.labels:
         figures = ScoreTable(
             name,
@@ -74,6 +66,7 @@ def stand(table: ScoreTable, name: str, baseline: Baseline, *, seed: int = 0) ->
         whole = len(wanted) == num_labels == len(baseline.labels)
     else:
         wanted = {}
+        notes = ("which labels the published mean is over is not said: make sure that they are these",)
     patients = by_patient(cases, table.groups)
     sums = {label: _sums(scores, patients) for label, scores in table.scores.items()}
     if not whole:
@@ -92,59 +85,13 @@ def stand(table: ScoreTable, name: str, baseline: Baseline, *, seed: int = 0) ->
     )
 
 
-def render(standing: Standing) -> str:
-    """The standing as plain text, Dice in points.
-
-    Returns
-    -------
-    str
-        Lines without a final line break.
-    """
-    rows = {} if standing.foreground is None else {"foreground mean": standing.foreground}
-    rows |= standing.labels
-    cells: list[tuple[str, ...]] = [("", "n", "this model", "95 % interval", "published", "difference")]
-    cells += [
-        (
-            name,
-            str(row.n),
-            _points(row.mean),
-            "-" if row.interval is None else f"[{_points(row.interval.low)}, {_points(row.interval.high)}]",
-            _points(row.published),
-            _points(row.difference, "+"),
-        )
-        for name, row in rows.items()
-    ]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    patients = f" of {standing.num_patients} patients" if standing.num_patients != standing.num_cases else ""
-    return "\n".join(
-        [
-            f"this model: {standing.source} ({standing.num_cases} cases{patients})",
-            f"published:  {standing.baseline} ({standing.described})",
-            "dice in points, higher is better; not paired",
-            "",
-            *(
-                "  ".join(
-                    cell.rjust(width) if column else cell.ljust(width)
-                    for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-                )
-                for row in cells
-            ),
-            "",
-            *(f"{name}: {row.verdict}" for name, row in rows.items()),
-            "",
-            *standing.notes,
-        ]
-    )
-
-
 def _row(sums: Sums, n: int, published_mean: float, seed: int) -> StandingRow:
     """One line: the labels' means averaged."""
-    sums = [(total, count) for total, count in sums if count.sum()]
-    if not sums:
-        return StandingRow(n=0, published=published_mean, verdict="no case has a score")
+    if not all(count.any() for _, count in sums):
+        return StandingRow(n=n, published=published_mean, verdict="not compared: a label has no score in any case")
     flat = [column for pair in sums for column in pair]
     mean = float(_mean(*flat))
-    interval = _interval(flat, seed)
+    interval = bootstrap_interval(flat, _mean, seed) if _several(flat) else None
     difference = mean - published_mean
     side = "above" if difference > 0 else "below"
     size = f"{abs(100 * difference):.2f} points {side} the published figure"
@@ -175,30 +122,6 @@ def _mean(*columns: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
     return np.asarray(np.mean(means, axis=0))
 
 
-def _interval(columns: Sequence[NDArray[np.float64]], seed: int) -> Interval | None:
-    """95 % of the mean; the percentile one where the corrected one does not exist, None for fewer than two patients."""
-    if np.count_nonzero(np.sum(columns[1::2], axis=0)) < 2:
-        return None
-    for method in ("BCa", "percentile"):
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            # scipy warns of a degenerate distribution and answers NaN, which is dealt with here.
-            warnings.simplefilter("ignore")
-            ends = stats.bootstrap(
-                tuple(columns),
-                _mean,
-                n_resamples=NUM_RESAMPLES,
-                batch=BATCH,
-                paired=True,
-                vectorized=True,
-                confidence_level=1 - SIGNIFICANCE,
-                method=method,
-                random_state=np.random.default_rng(seed),
-            ).confidence_interval
-        if math.isfinite(ends.low) and math.isfinite(ends.high):
-            return Interval(low=float(ends.low), high=float(ends.high))
-    return None
-
-
 def _scored(table: ScoreTable, cases: Sequence[str]) -> int:
     """Cases with a score of any label."""
     return sum(any(scores.get(case) is not None for scores in table.scores.values()) for case in cases)
@@ -219,10 +142,11 @@ def _apart(table: ScoreTable, cases: Sequence[str], baseline: Baseline) -> tuple
         folds = sorted(set(table.folds.values()))
         here = f"here folds {', '.join(map(str, folds))}; " if folds else ""
         notes.append(f"folds and training sets may differ: {here}there all five")
-    if table.groups and len({table.groups.get(case, case) for case in cases}) < len(cases):
+    if len(by_patient(cases, table.groups)) < len(cases):
         notes.append("the interval draws patients, each with all cases")
     return (*notes, *baseline.notes, *source.notes)
 
 
-def _points(value: float | None, sign: str = "") -> str:
-    return "-" if value is None else f"{100 * value:{sign}.2f}"
+def _several(columns: Sequence[NDArray[np.float64]]) -> bool:
+    """Whether more than one patient has a score."""
+    return int(np.count_nonzero(np.sum(columns[1::2], axis=0))) > 1

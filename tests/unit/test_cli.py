@@ -57,6 +57,7 @@ def explained(*arguments):
         "import autoseg.cli",
         "from autoseg.cli import main; main(['--help'], standalone_mode=False)",
         "from autoseg.cli import main; main(['train', '--help'], standalone_mode=False)",
+        "from autoseg.cli import main; main(['baselines', 'heart'], standalone_mode=False)",
     ],
 )
 def test_starting_loads_nothing_heavy(statements):
@@ -77,7 +78,7 @@ def test_python_m_autoseg_is_the_same_program():
 def test_help_names_every_command():
     code, out, _ = call("--help")
     assert code == 0
-    assert {"plan", "preprocess", "train", "predict", "evaluate", "compare", "demo"} <= set(COMMANDS)
+    assert {"plan", "preprocess", "train", "predict", "evaluate", "compare", "baselines", "demo"} <= set(COMMANDS)
     for command in COMMANDS:
         assert f"\n  {command} " in out
 
@@ -138,6 +139,8 @@ def test_help_tells_that_a_selection_goes_before_the_usual_configuration(command
         ("select", "--jobs", "0"),
         ("evaluate", "nowhere", "."),
         ("compare", "."),
+        ("compare", ".", ".", "--baseline", "msd/Task04_Hippocampus/nnunet-v2-plain"),
+        ("compare", ".", "--metric", "dice", "--metric", "nsd", "--baseline", "msd/Task04_Hippocampus/nnunet-v2-plain"),
         ("demo", "--minutes", "0"),
     ],
 )
@@ -553,3 +556,19 @@ def test_a_fold_given_twice_is_trained_once():
 def test_nobody_is_told_to_throw_finished_folds_away():
     assert "the same command trains" in str(console.failed_folds({1: "why"}, restarted=False))
     assert "the same command without --restart trains" in str(console.failed_folds({1: "why"}, restarted=True))
+
+
+def test_published_figures_are_listed_and_one_is_told_in_detail():
+    code, out, _ = call("baselines", "hippocampus", "v2")
+    assert code == 0
+    assert "msd/Task04_Hippocampus/nnunet-v2-plain          89.04 (89.85 / 88.23)" in out
+    assert "Heart" not in out
+    code, out, _ = call("baselines", "msd/Task04_Hippocampus/nnunet-v2-plain")
+    assert code == 0
+    for part in ("5-fold cross-validation", "3d_fullres", "260", "label 1:     89.85", "AutoNNUnet", "BSD-3-Clause"):
+        assert part in out
+
+
+@pytest.mark.parametrize("command", [("baselines", "hipocampus"), ("compare", ".", "--baseline", "msd/hipocampus/v2")])
+def test_an_unknown_published_figure_names_the_nearest(command):
+    assert "msd/Task04_Hippocampus/nnunet-v" in explained(*command)

@@ -1,16 +1,20 @@
 """Paired statistics against scipy, degenerate cases, and a published comparison."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy import stats
 
-from autoseg.artifacts.base import decode, encode
-from autoseg.artifacts.comparison import Comparison, Interval
+from autoseg.artifacts.base import decode, encode, read
+from autoseg.artifacts.comparison import Comparison, Comparisons, Interval
+from autoseg.cli import main
 from autoseg.errors import DatasetError
 from autoseg.evaluate.baselines import ScoreTable, read_scores
-from autoseg.evaluate.compare import compare, compare_pairs, holm, render, signed_ranks
+from autoseg.evaluate.compare import compare, compare_all, compare_pairs, holm, signed_ranks
+from autoseg.evaluate.words import render, render_all
 
 PUBLISHED = Path(__file__).parents[3].parent / "shared" / "baselines" / "msd_nnunet_percase.csv"
 
@@ -205,3 +209,125 @@ def test_scores_of_other_cases_are_refused():
     for before, after in (([0.5], [0.5, 0.6]), ([], [])):
         with pytest.raises(ValueError, match="scores"):
             signed_ranks(before, after)
+
+
+def noisy(mean, seed, cases=30):
+    noise = np.random.default_rng(seed).normal(0, 0.02, cases)
+    return {"1": {f"c{index:02}": mean + noise[index] for index in range(cases)}}
+
+
+def test_each_of_several_is_compared_with_the_first_and_all_are_corrected_together():
+    tables = [
+        [table(noisy(mean, 2 * i), name), table(noisy(mean, 2 * i + 1), name, "nsd")]
+        for i, (mean, name) in enumerate([(0.5, "first"), (0.515, "second"), (0.5, "third")])
+    ]
+    found = compare_all(tables).comparisons
+    assert [(one.a, one.b, one.metric) for one in found] == [
+        ("first", "second", "dice"),
+        ("first", "second", "nsd"),
+        ("first", "third", "dice"),
+        ("first", "third", "nsd"),
+    ]
+    for part in ("foreground", "1"):
+        results = [one.foreground if part == "foreground" else one.labels[part] for one in found]
+        assert [one.p_t_holm for one in results] == holm([one.p_t for one in results])
+        assert [one.p_wilcoxon_holm for one in results] == holm([one.p_wilcoxon for one in results])
+    alone = compare(tables[0][0], tables[1][0])
+    assert alone.foreground.p_t_holm is None
+    assert alone.labels["1"].p_t_holm == alone.labels["1"].p_t
+    text = render_all(Comparisons(comparisons=found))
+    assert text.count("median") == 4
+    assert text.endswith("4 of labels together, and the 4 of foreground means")
+    assert render_all(Comparisons(comparisons=(alone,))) == render(alone)
+    assert decode(encode(Comparisons(comparisons=found)), Comparisons, where="test").comparisons == found
+
+
+def test_fewer_than_two_results_are_none_to_compare():
+    with pytest.raises(ValueError, match="two"):
+        compare_all([[table(noisy(0.5, 0))]])
+
+
+def test_the_median_is_that_of_the_differences():
+    result = compare_pairs([0.5, 0.5, 0.5], [0.9, 0.6, 0.4])
+    assert result.median_b_minus_a == pytest.approx(0.1)
+
+
+def test_a_patient_with_many_cases_counts_once():
+    first = {"1": {f"p{i}_{j}": 0.5 for i in range(8) for j in range(1 if i else 9)}}
+    # The first patient has nine cases that gain; the seven others have one each, and most lose.
+    gains = [0.2, -0.01, -0.02, -0.03, 0.01, -0.02, -0.01, -0.02]
+    second = {"1": {case: 0.5 + gains[int(case[1])] for case in first["1"]}}
+    groups = {case: case.split("_")[0] for case in first["1"]}
+    by_case = compare(table(first), table(second, "B"))
+    assert (by_case.paired_by, by_case.foreground.n) == ("case", 16)
+    assert by_case.foreground.verdict.startswith("B")
+    by_patient = compare(table(first), replace(table(second, "B"), groups=groups))
+    assert (by_patient.paired_by, by_patient.foreground.n) == ("patient", 8)
+    test = stats.ttest_rel([0.5 + gain for gain in gains], [0.5] * 8)
+    assert by_patient.labels["1"].t == pytest.approx(test.statistic)
+    assert "these 8 patients" in by_patient.foreground.verdict
+    assert any("16 cases of 8 patients" in note for note in by_patient.notes)
+
+
+def test_groups_of_one_case_change_nothing():
+    first, second = table(noisy(0.5, 0)), table(noisy(0.52, 1), "B")
+    grouped = replace(first, groups={case: f"patient of {case}" for case in first.cases})
+    assert compare(grouped, second) == compare(first, second)
+
+
+def with_folds(folds, source="A", training=None):
+    scores = noisy(0.5, 0, len(folds))
+    return replace(
+        table(scores, source), folds=dict(zip(sorted(scores["1"]), folds, strict=True)), training=training or {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("folds", "words"),
+    [
+        ((0, 0, 1, 1), None),
+        ((3, 3, 2, 2), None),  # other numbers, the same cases together
+        ((0, 1, 0, 1), "not the same folds"),
+        ((0, 0, 1, 2), "2 folds of A and 3 of B"),
+        ((0, 0, 0, 0), "2 folds of A and 1 of B"),
+    ],
+)
+def test_other_folds_are_a_warning(folds, words):
+    warnings = compare(with_folds((0, 0, 1, 1)), with_folds(folds, "B")).warnings
+    assert (not warnings) if words is None else (words in warnings[0])
+
+
+def test_other_training_cases_of_the_same_fold_are_a_warning():
+    few, many = {0: frozenset("xy")}, {0: frozenset("xyz")}
+    one, two = with_folds((0, 0, 0), training=few), with_folds((0, 0, 0), "B", many)
+    assert "A learned from 2 and B from 3" in compare(one, two).warnings[0]
+    assert not compare(one, replace(one, source="B")).warnings
+
+
+def test_other_cases_and_scores_on_one_side_alone_are_warnings():
+    first = table({"1": {"a": 1.0, "b": 2.0, "c": 3.0, "d": 1.0}}, "A", "hd95_mm", "mm")
+    second = table({"1": {"a": 1.5, "b": None, "c": 3.5}}, "B", "hd95_mm", "mm")
+    cases, undefined = compare(first, second).warnings
+    assert "1 are in A alone, 0 in B alone" in cases
+    assert "hd95_mm is undefined in 0 cases of A alone and 1 of B alone" in undefined
+    assert "warning: not the same cases" in render(compare(first, second))
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published per-case scores are not beside the project")
+def test_the_command_decides_on_hippocampus_and_not_on_heart(tmp_path):
+    archs = [f"--arch={name}" for name in ("ConvolutionalEncoder", "ResidualEncoderM", "ResidualEncoderL")]
+    out = tmp_path / "result.json"
+    found = {}
+    for task in ("Task04_Hippocampus", "Task02_Heart"):
+        done = CliRunner().invoke(main, ["compare", str(PUBLISHED), f"--task={task}", *archs, f"--json={out}"])
+        assert done.exit_code == 0, done.output
+        assert "warning" not in done.output
+        found[task] = [one.foreground for one in read(out, Comparisons).comparisons]
+    for result, points, t in zip(found["Task04_Hippocampus"], (-0.30, -0.42), (-4.6, -6.4), strict=True):
+        assert result.n == 260
+        assert 100 * result.mean_b_minus_a == pytest.approx(points, abs=0.005)
+        assert result.t == pytest.approx(t, abs=0.05)
+        assert "a real difference by both tests" in result.verdict
+    for result in found["Task02_Heart"]:
+        assert result.n == 20
+        assert result.verdict.startswith("not decidable")
