@@ -50,7 +50,7 @@ def one_sided(a: ScoreTable, b: ScoreTable, shared: Sequence[str]) -> tuple[str,
         if any(only):
             lost[label] = only
     return tuple(
-        f"{label}: {a.metric} is undefined in {in_a} cases of A alone and {in_b} of B alone; its row leaves "
+        f"{label}: {a.metric} is undefined on one side alone, in {in_a} cases for A and {in_b} for B; its row leaves "
         "them out, whatever went wrong there, and a side's foreground mean is over the labels that it has"
         for label, (in_a, in_b) in lost.items()
     )

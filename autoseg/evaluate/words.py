@@ -142,14 +142,19 @@ def verdict(result: PairedResult, comparison: Comparison) -> str:
     ]
     significant = [p is not None and p < SIGNIFICANCE for p in tests]
     span = f"{interval.low * scale:+.2f} to {interval.high * scale:+.2f}"
+    if all(significant) and difference * (result.median_b_minus_a or 0.0) < 0:
+        other = "A" if winner == "B" else "B"
+        return f"{winner} is better by {size} on average (B - A: {span}), but {other} in most {each}s: look at both"
     if all(significant):
         return f"{winner} is better by {size}, a real difference by both tests (B - A: {span} with 95 % confidence)"
     if any(significant):
         which = "t-test" if significant[0] else "Wilcoxon test"
         return f"{winner} may be better by {size} (B - A: {span}), but only the {which} says so"
     detectable = (result.detectable_difference or 0.0) * scale
+    # The interval is of this row alone, the tests are not.
+    alone = " for this row alone, not once all tests are counted" if interval.low * interval.high > 0 else ""
     return (
-        f"not decidable: no difference shown (B - A: {span}); with these {result.n} {each}s one below "
+        f"not decidable: no difference shown (B - A: {span}{alone}); with these {result.n} {each}s one below "
         f"{detectable:.2f} {counted_in} would probably go unnoticed"
     )
 

@@ -4,9 +4,13 @@ import json
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
-from autoseg.artifacts.base import write
+from autoseg.artifacts.base import read, write
+from autoseg.artifacts.comparison import Comparisons
 from autoseg.artifacts.evaluation import Evaluation, LabelScores, Metrics, Summary
+from autoseg.artifacts.standing import Standing
+from autoseg.cli import main
 from autoseg.comparing import read_results
 from autoseg.errors import DatasetError, SettingError
 from autoseg.layout import Workspace
@@ -107,3 +111,27 @@ def test_the_selected_configuration_goes_before_the_usual_one(workspace):
     workspace.selection.write_bytes(msgspec.json.encode(selection))
     [[selected]] = read_results([workspace.root])
     assert selected.source.endswith("2d")
+
+
+def test_a_workspace_beside_a_published_figure(workspace, tmp_path):
+    out = tmp_path / "standing.json"
+    name = "msd/Task02_Heart/nnunet-v2-plain"
+    done = CliRunner().invoke(main, ["compare", str(workspace.root), "--baseline", name, "--json", str(out)])
+    assert done.exit_code == 0, done.output
+    standing = read(out, Standing)
+    assert (standing.baseline, standing.foreground.mean, standing.foreground.published) == (name, 0.5, 0.9339)
+    assert standing.num_patients < standing.num_cases
+    assert "43.39 points below the published figure" in done.output
+
+
+def test_a_file_as_baseline_goes_first_and_is_paired(workspace, tmp_path):
+    [[scores]] = read_results([workspace.root])
+    file = tmp_path / "theirs.csv"
+    rows = [f"x,{case},1,{0.6 + 0.01 * index}" for index, case in enumerate(sorted(scores.cases))]
+    file.write_text("\n".join(["arch,case,label,dice", *rows]))
+    out = tmp_path / "result.json"
+    done = CliRunner().invoke(main, ["compare", str(workspace.root), "--baseline", str(file), "--json", str(out)])
+    assert done.exit_code == 0, done.output
+    [result] = read(out, Comparisons).comparisons
+    assert (result.a, result.paired_by) == (f"{file} (x)", "patient")
+    assert result.foreground.mean_b_minus_a < 0

@@ -309,7 +309,7 @@ def test_other_cases_and_scores_on_one_side_alone_are_warnings():
     second = table({"1": {"a": 1.5, "b": None, "c": 3.5}}, "B", "hd95_mm", "mm")
     cases, undefined = compare(first, second).warnings
     assert "1 are in A alone, 0 in B alone" in cases
-    assert "hd95_mm is undefined in 0 cases of A alone and 1 of B alone" in undefined
+    assert "hd95_mm is undefined on one side alone, in 0 cases for A and 1 for B" in undefined
     assert "warning: not the same cases" in render(compare(first, second))
 
 
@@ -331,3 +331,30 @@ def test_the_command_decides_on_hippocampus_and_not_on_heart(tmp_path):
     for result in found["Task02_Heart"]:
         assert result.n == 20
         assert result.verdict.startswith("not decidable")
+
+
+def test_a_mean_that_rises_while_most_cases_fall_is_said():
+    cases = [f"c{index:03}" for index in range(60)]
+    gains = [0.2 + 0.001 * index for index in range(10)] + [-0.005 - 0.0001 * index for index in range(50)]
+    first = {"1": dict.fromkeys(cases, 0.5)}
+    second = {"1": {case: 0.5 + gain for case, gain in zip(cases, gains, strict=True)}}
+    result = compare(table(first), table(second, "B")).foreground
+    assert result.p_wilcoxon < 0.05
+    assert result.verdict.startswith("B is better by")
+    assert "but A in most cases" in result.verdict
+
+
+def test_an_interval_without_zero_that_the_correction_undoes_is_explained():
+    rng = np.random.default_rng(5)
+    noise = rng.normal(0, 1, 30)
+    gain = 0.0042 + 0.01 * (noise - noise.mean()) / noise.std(ddof=1)
+    cases = [f"c{index:02}" for index in range(30)]
+    second = {"1": {case: 0.5 + gain[index] for index, case in enumerate(cases)}}
+    second |= {
+        label: {case: 0.5 + 0.01 * value for case, value in zip(cases, rng.normal(0, 1, 30), strict=True)}
+        for label in "23456"
+    }
+    first = {label: dict.fromkeys(cases, 0.5) for label in second}
+    result = compare(table(first), table(second, "B")).labels["1"]
+    assert result.p_t < 0.05 < result.p_t_holm
+    assert "not once all tests are counted" in result.verdict
