@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
+NIIVUE := autoseg/view/page/niivue.js
 
-.PHONY: install demo test test-long lint format bench clean
+.PHONY: install demo viewer viewer-if-npm test test-long lint format bench clean
 
 install: $(STAMP)
 
@@ -16,6 +17,17 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/autoseg demo demo
 
+# NiiVue for `autoseg view`, of the version that viewer/package-lock.json pins.
+viewer: $(NIIVUE)
+
+$(NIIVUE): viewer/package-lock.json viewer/bundle.mjs
+	cd viewer && npm ci --ignore-scripts --omit=optional --no-audit --no-fund --silent
+	cd viewer && node bundle.mjs ../$(NIIVUE)
+
+# Tests of the viewer skip where there is no npm, or no way to its registry.
+viewer-if-npm:
+	@command -v npm >/dev/null && $(MAKE) --no-print-directory viewer || echo "no NiiVue: tests of the viewer's page are skipped"
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,7 +38,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: lint
+test: lint viewer-if-npm
 	$(PYTEST) -m "not long and not gpu"
 
 test-long: test
@@ -38,4 +50,4 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/train_step.py --peer-python $(PEER) --dataset $(DATASET)
 
 clean:
-	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv demo viewer/node_modules $(NIIVUE)* .mypy_cache .ruff_cache .pytest_cache .hypothesis

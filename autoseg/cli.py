@@ -802,6 +802,63 @@ def baselines(words: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.argument("cases", nargs=-1, metavar="[CASE...]")
+@click.option("--folds", default=None, metavar="0,1,...", show_default="all that are scored", help="Of the workspace.")
+@click.option("--images", type=FOLDER, help="Folder of images: plain folders are shown, not a workspace.")
+@click.option("--predicted", type=FOLDER, help="Folder of their predicted label maps.")
+@click.option("--reference", type=FOLDER, help="Folder of their reference label maps.")
+@click.option("--dataset", type=EXISTING_FILE, help="With --images: a dataset.json that names the labels.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default="a free one", help="On 127.0.0.1.")
+@click.option("--no-browser", is_flag=True, help="Print the address, and open no browser.")
+@click.option("--niivue", type=EXISTING_FILE, help="NiiVue's script, where `make viewer` was not run.")
+@options.selected_configuration
+@options.workspace
+@options.common
+def view(
+    cases: tuple[str, ...],
+    folds: str | None,
+    images: Path | None,
+    predicted: Path | None,
+    reference: Path | None,
+    dataset: Path | None,
+    port: int,
+    no_browser: bool,
+    niivue: Path | None,
+    configuration: str | None,
+    workspace: Path,
+) -> None:
+    """Look at validation cases in a browser, the worst Dice first: image, reference and prediction.
+
+    Reads the workspace's scored folds and the raw files, or --images with --predicted, --reference or both. Writes
+    nothing. Serves a page on this machine alone until Ctrl-C.
+    """
+    import webbrowser
+
+    from autoseg.view.cases import folder_cases, workspace_cases
+    from autoseg.view.server import NIIVUE, Answers, ViewServer
+
+    if images is None and (predicted or reference or dataset):
+        message = "--predicted, --reference and --dataset belong to --images"
+        raise click.UsageError(message)
+    if images is not None and not (predicted or reference):
+        message = "--images needs --predicted, --reference or both"
+        raise click.UsageError(message)
+    if images is not None and (folds or configuration):
+        message = "--folds and --configuration are of a workspace, --images takes its place"
+        raise click.UsageError(message)
+    if images is not None:
+        shown = folder_cases(images, predicted, reference, dataset=dataset, names=cases)
+    else:
+        chosen = options.folds(tuple(folds.split(","))) if folds else None
+        shown = workspace_cases(Workspace(workspace), configuration, chosen, cases)
+    server = ViewServer(Answers(shown, niivue or NIIVUE), port)
+    click.echo(f"{len(shown)} cases at {server.url} (Ctrl-C ends it)")
+    if not no_browser:
+        webbrowser.open(server.url)
+    server.serve()
+
+
+@main.command()
 @click.argument("folder", type=FOLDER, default=Path("demo"))
 @click.option("--minutes", type=Finite(min=0, min_open=True), default=1.5, show_default=True, help="Training time.")
 @options.device

@@ -74,7 +74,7 @@ def pair_files(predicted: Path, reference: Path) -> Pairing:
             where=f"{predicted} and {reference}",
             hint="give two files, or two folders",
         )
-    predictions, references = _label_files(predicted), _label_files(reference)
+    predictions, references = label_files(predicted), label_files(reference)
     suffix, matches = _best_match(set(references), set(predictions), where=f"{predicted} and {reference}")
     missing = sorted(references.keys() - matches.keys())
     if missing:
@@ -105,7 +105,7 @@ def references_of(names: Iterable[str], folder: Path) -> dict[str, Path]:
     DatasetError
         A case has none, or as `pair_files`.
     """
-    files, wanted = _label_files(folder), set(names)
+    files, wanted = label_files(folder), set(names)
     _, matches = _best_match(set(files), wanted, where=str(folder))
     found = {name: files[file] for file, name in matches.items()}
     missing = sorted(wanted - found.keys())
@@ -116,7 +116,7 @@ def references_of(names: Iterable[str], folder: Path) -> dict[str, Path]:
     return found
 
 
-def _label_files(folder: Path) -> dict[str, Path]:
+def label_files(folder: Path) -> dict[str, Path]:
     """Stem to file of the label files of a folder."""
     files: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):

@@ -15,9 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autoseg.artifacts.geometry import Geometry
+
 HEADER_BYTES = 540  # of version 2; version 1 has 348
 CHUNK_BYTES = 1 << 20
 PLAIN_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+TYPE_CODES = {np.dtype(kind): code for code, kind in PLAIN_TYPES.items()}
+FIRST_HEADER_BYTES = 352  # version 1, with four bytes that say that nothing follows it
+MILLIMETRES, SCANNER = 2, 1  # NIfTI's codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +147,48 @@ def inflate(file: Path, header: Header) -> bytes:
     if excess:
         raise ValueError(f"it is longer than its header promises ({header.file_bytes} bytes)")
     return data
+
+
+def encode(array_zyx: NDArray[Any], geometry: Geometry) -> bytes:
+    """A volume as an uncompressed file of version 1, in memory.
+
+    Parameters
+    ----------
+    array_zyx : ndarray of integer or float, shape (Z, Y, X)
+    geometry : Geometry
+        Of the same shape. A picture becomes a single slice, as thick as its pixels are wide.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    ValueError
+        Shape and geometry disagree, or version 1 can't hold so many voxels along an axis.
+
+    Notes
+    -----
+    Header as in nifti1.h (R. W. Cox et al.). Its space is RAS, with x and y of the other sign than ITK's.
+    """
+    if array_zyx.shape != geometry.shape:
+        raise ValueError(f"array of shape {array_zyx.shape} on a grid of {geometry.shape}")
+    if max(array_zyx.shape) > np.iinfo(np.int16).max:
+        raise ValueError(f"NIfTI of version 1 can't hold a volume of shape {array_zyx.shape}")
+    z_mm, y_mm, x_mm = geometry.spacing_mm
+    if geometry.num_dimensions == 2:
+        z_mm = max(y_mm, x_mm)
+    to_mm = np.reshape(geometry.direction, (3, 3)) * (x_mm, y_mm, z_mm)
+    rows = np.column_stack([to_mm, geometry.origin_mm]) * np.array([[-1], [-1], [1]])
+    little = np.ascontiguousarray(array_zyx, dtype=array_zyx.dtype.newbyteorder("<"))
+    header = bytearray(FIRST_HEADER_BYTES)
+    struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<8h", header, 40, 3, *array_zyx.shape[::-1], 1, 1, 1, 1)
+    struct.pack_into("<2h", header, 70, TYPE_CODES[array_zyx.dtype.newbyteorder("=")], 8 * little.itemsize)
+    struct.pack_into("<8f", header, 76, 1, x_mm, y_mm, z_mm, 0, 0, 0, 0)
+    struct.pack_into("<3f", header, 108, FIRST_HEADER_BYTES, 1, 0)
+    header[123] = MILLIMETRES
+    struct.pack_into("<2h", header, 252, 0, SCANNER)
+    struct.pack_into("<12f", header, 280, *rows.ravel())
+    header[344:348] = b"n+1\0"
+    return bytes(header) + little.tobytes()
