@@ -21,7 +21,7 @@ demo: $(STAMP)
 viewer: $(NIIVUE)
 
 $(NIIVUE): viewer/package-lock.json viewer/bundle.mjs
-	cd viewer && npm ci --ignore-scripts --omit=optional --no-audit --no-fund --silent
+	cd viewer && npm ci --ignore-scripts --omit=optional --no-audit --no-fund --fetch-retries=1 --fetch-timeout=60000 --silent
 	cd viewer && node bundle.mjs ../$(NIIVUE)
 
 # Tests of the viewer skip where there is no npm, or no way to its registry.

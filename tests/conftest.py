@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from autoseg.artifacts.base import write
 from autoseg.artifacts.dataset import Case, Dataset, Naming
 from autoseg.artifacts.fingerprint import CaseMeasure, Fingerprint, IntensityStatistics
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.plan import Configuration, Plan, Resampling
+from autoseg.evaluate import stage as evaluation
+from autoseg.images.io import write_label
+from autoseg.layout import Workspace
 
 ORACLE = Path(__file__).parents[2] / "shared" / "oracle" / "golden.jsonl"
 
@@ -206,3 +210,39 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def scored_workspace(tmp_path):
+    """Three cases with two channels and two labels, two folds scored; predictions are references, shifted."""
+    grid = Geometry(shape=(6, 10, 12), spacing_mm=(3.0, 1.0, 0.5), origin_mm=(5.0, -7.0, 11.0))
+    raw = tmp_path / "raw"
+    space = Workspace(tmp_path / "workspace")
+    rng = np.random.default_rng(1)
+    cases = []
+    for name, shift in {"good": 0, "fair": 1, "bad": 3}.items():
+        label = np.zeros(grid.shape, np.uint8)
+        label[2:4, 2:6, 3:6] = 1
+        label[2:4, 2:6, 6:9] = 2
+        for channel in range(2):
+            write_label(raw / f"{name}_000{channel}.nrrd", rng.integers(0, 200, grid.shape, np.uint16), grid)
+        write_label(raw / f"{name}.nii.gz", label, grid)
+        fold = space.fold("3d_fullres", 0 if name == "good" else 1)
+        write_label(fold.validation / f"{name}.nii.gz", np.roll(label, shift, axis=2), grid)
+        images = tuple(f"{name}_000{channel}.nrrd" for channel in range(2))
+        cases.append(Case(name=name, images=images, label=f"{name}.nii.gz"))
+    dataset = Dataset(
+        root=str(raw),
+        channel_names=("T1", "T2"),
+        labels={"background": 0, "left": 1, "right": 2},
+        naming=Naming(image_suffixes=("_0000.nrrd", "_0001.nrrd"), label_suffix=".nii.gz"),
+        cases=tuple(sorted(cases, key=lambda case: case.name)),
+        num_training=3,
+    )
+    write(space.dataset, dataset)
+    for number, names in enumerate((["good"], ["fair", "bad"])):
+        fold = space.fold("3d_fullres", number)
+        predicted = {name: fold.validation / f"{name}.nii.gz" for name in names}
+        reference = {name: raw / f"{name}.nii.gz" for name in names}
+        evaluation.run(predicted, reference, dataset.labels, fold.evaluation)
+    return space

@@ -1,7 +1,7 @@
 // The page of `autoseg view`: lists the cases, and shows one of them with NiiVue.
 "use strict";
 
-const MULTIPLANAR = 3;
+const THICK = 2; // slices, in multiples of the finest edge of a voxel
 const OVERLAYS = ["reference", "predicted"];
 const find = (id) => document.getElementById(id);
 const part = (overlay, name) => find(overlay).querySelector(`.${name}`);
@@ -110,14 +110,16 @@ function colours() {
   return { R: of(0), G: of(1), B: of(2), A: shown, labels: ["", ...page.legend.map((entry) => entry.name)] };
 }
 
-// The voxels of an area that have one of another kind beside them, along any axis, or lie at the border.
-function outline(voxels, [, nx, ny, nz]) {
+// The voxels of an area that have one of another kind beside them, or lie at the border; along the fine axes alone, so
+// that areas in thick slices don't become outlines as a whole.
+function outline(voxels, { dims: [, nx, ny, nz], pixDims }) {
   const edge = new voxels.constructor(voxels.length);
-  const steps = [[1, nx], [nx, ny], [nx * ny, nz]].filter(([, n]) => n > 1);
+  const finest = Math.min(...pixDims.slice(1, 4));
+  const axes = [[1, nx], [nx, ny], [nx * ny, nz]].filter(([, n], i) => n > 1 && pixDims[i + 1] <= THICK * finest);
   for (let i = 0; i < voxels.length; i++) {
     const value = voxels[i];
     if (value === 0) continue;
-    for (const [step, n] of steps) {
+    for (const [step, n] of axes) {
       const at = Math.floor(i / step) % n;
       if (at === 0 || at === n - 1 || voxels[i - step] !== value || voxels[i + step] !== value) {
         edge[i] = value;
@@ -133,7 +135,7 @@ function drawOverlays() {
     const volume = volumes[overlay];
     if (volume === undefined) continue;
     const outlined = part(overlay, "style").value === "outline";
-    volume.img = outlined ? outline(areas[overlay], volume.hdr.dims) : areas[overlay];
+    volume.img = outlined ? outline(areas[overlay], volume.hdr) : areas[overlay];
     volume.opacity = part(overlay, "shown").checked ? Number(part(overlay, "opacity").value) : 0;
   }
   nv.updateGLVolume();
