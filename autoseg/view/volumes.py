@@ -25,7 +25,8 @@ from autoseg.view.cases import ViewCase
 log = logging.getLogger(__name__)
 
 MOST_VOXELS = 2048  # along an edge: what WebGL promises of a 3D texture
-MARGIN = 0.25  # of the labels' box, on each side of it: the voxels that choose the window
+MARGIN = 0.25  # of the labels' box, on each side of it
+WIDER = 0.5  # of the range of labelled voxels, on each side of it: the window
 IGNORED, UNNAMED = "#9aa0a6", "#ffffff"
 
 
@@ -138,15 +139,15 @@ def load(case: ViewCase) -> Loaded:
         legend = (*legend, Entry(name="other values", colour=_rgb(UNNAMED)))
         notes.append("a label map holds values that are no label")
     image, known = _thinned(image, known, notes)
-    inside_zyx = np.any([each > 0 for each in known.values()], axis=0)
-    box = _box(inside_zyx)
+    # Of a poor prediction one would see the air around the body.
+    inside_zyx = next((each > 0 for each in known.values() if each.any()), np.zeros(image.geometry.shape, bool))
     channels = len(image.array_czyx)
     names = case.channel_names if len(case.channel_names) == channels else [f"channel {i}" for i in range(channels)]
     flat = image.geometry.num_dimensions == 2 or image.geometry.shape[0] == 1
     page = CasePage(
         name=case.name,
         channels=tuple(names),
-        windows=tuple(_window(each[box]) for each in image.array_czyx),
+        windows=tuple(_window(each, inside_zyx) for each in image.array_czyx),
         legend=legend,
         has_reference="reference" in known,
         has_predicted="prediction" in known,
@@ -244,10 +245,19 @@ def _box(inside_zyx: NDArray[np.bool_]) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _window(voxels: NDArray[np.floating]) -> tuple[float, float]:
-    """What is black and what is white."""
-    low, high = (float(value) for value in np.percentile(voxels, WINDOW_PERCENTILES))
+def _window(array_zyx: NDArray[np.float32], inside_zyx: NDArray[np.bool_]) -> tuple[float, float]:
+    """What is black and what is white: around the values of labelled voxels, as far as their surroundings go."""
+    low, high = _range(array_zyx[_box(inside_zyx)])
+    if inside_zyx.any():
+        inner_low, inner_high = _range(array_zyx[inside_zyx])
+        wider = WIDER * (inner_high - inner_low)
+        low, high = max(low, inner_low - wider), min(high, inner_high + wider)
     return (low, high) if high > low else (low, low + 1.0)
+
+
+def _range(voxels: NDArray[np.float32]) -> tuple[float, float]:
+    low, high = (float(value) for value in np.percentile(voxels, WINDOW_PERCENTILES))
+    return low, high
 
 
 def _place(inside_zyx: NDArray[np.bool_]) -> tuple[int, int, int]:

@@ -56,17 +56,18 @@ def test_what_the_page_is_told(bad):
 
 
 def test_the_window_is_that_of_the_surroundings(bad, tmp_path):
-    array = np.full((40, 10, 12), -1000, np.int16)
-    array[1:5] = np.arange(120).reshape(10, 12)
+    array = np.full((40, 10, 12), 0, np.uint16)  # air
+    array[1:30] = 900 + np.arange(120).reshape(10, 12)
     label = np.zeros(array.shape, np.uint8)
-    label[2:4, 3:6, 3:6] = 1
+    label[2:4, 3:6, 3:6] = 1  # values from 939 to 965
     grid = Geometry(shape=array.shape, spacing_mm=(1, 1, 1))
-    write_label(tmp_path / "image.nii.gz", (array + 1000).astype(np.uint16), grid)
-    write_label(tmp_path / "label.nii.gz", label, grid)
-    ((low, high),) = load(
-        ViewCase(name="ct", images=(tmp_path / "image.nii.gz",), reference=tmp_path / "label.nii.gz")
-    ).page.windows
-    assert 1026 <= low < 1039 < 1065 < high <= 1078  # the label's own values, and those around it
+    files = tmp_path / "image.nii.gz", tmp_path / "label.nii.gz", tmp_path / "nothing.nii.gz"
+    for file, content in zip(files, (array, label, 0 * label), strict=True):
+        write_label(file, content, grid)
+    ((low, high),) = load(ViewCase(name="ct", images=files[:1], reference=files[1], predicted=files[2])).page.windows
+    assert (low, high) == pytest.approx((939 - 13, 965 + 13), abs=1)
+    ((low, high),) = load(ViewCase(name="ct", images=files[:1], predicted=files[2])).page.windows
+    assert (low, high) == pytest.approx((0, 1019), abs=10)
 
 
 def test_regions_and_what_is_not_annotated():
