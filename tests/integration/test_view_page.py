@@ -11,6 +11,8 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
+from autoseg.images.io import read_image, read_label
+from autoseg.view.cases import workspace_cases
 from autoseg.view.server import NIIVUE
 
 MILLISECONDS = 60_000
@@ -86,7 +88,7 @@ def tinted(picture):
     return int((np.ptp(picture, axis=-1) > 40).sum())
 
 
-def test_the_worst_case_is_drawn_with_both_label_maps(shown):
+def test_the_worst_case_is_drawn_with_both_label_maps(shown, scored_workspace):
     picture = pixels(shown)
     assert picture.std() > 10
     assert tinted(picture) > 1000
@@ -99,7 +101,17 @@ def test_the_worst_case_is_drawn_with_both_label_maps(shown):
             "it => [getComputedStyle(it).color, getComputedStyle(it).backgroundColor]"
         )
         assert contrast(*colours) > 7, scheme
-    assert re.search(r"reference: (left|right|–); prediction: (left|right|–)", shown.inner_text("#here"))
+    # As numpy has it of the files: the page begins in the reference, whose voxel NiiVue counts from another corner.
+    x, y, z = map(int, re.match(r"voxel \(x, y, z\) (\d+), (\d+), (\d+): ", shown.inner_text("#here")).groups())
+    case = workspace_cases(scored_workspace, None, None)[0]
+    value = read_image(case.images, case="bad").array_czyx[0, z, y, x]
+    names = [
+        ("–", "left", "right")[read_label(file, case="bad").array_zyx[z, y, x]]
+        for file in (case.reference, case.predicted)
+    ]
+    told = f"voxel (x, y, z) {x}, {y}, {z}: {value:g}; reference: {names[0]}; prediction: {names[1]}"
+    assert shown.inner_text("#here") == told
+    assert names[0] != "–"
 
 
 def test_next_and_previous(shown):

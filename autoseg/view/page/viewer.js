@@ -24,6 +24,7 @@ async function ask(name) {
 function tell(state, words) {
   document.body.dataset.state = state;
   find("state").textContent = words;
+  find("channel").disabled = state === "loading"; // it is read when a case begins to load
 }
 
 const percent = (dice) => (dice === null ? "–" : (100 * dice).toFixed(1));
@@ -92,14 +93,21 @@ function millimetres([x, y, z]) {
   return [0, 1, 2].map((i) => rows[i][0] * x + rows[i][1] * y + rows[i][2] * z + rows[i][3]);
 }
 
+// The way back: the voxel of the file, where NiiVue counts along the body's axes. Those of the grid are orthogonal.
+function voxelAt(mm) {
+  const rows = volumes.image.hdr.affine;
+  return [0, 1, 2].map((axis) => {
+    const column = rows.slice(0, 3).map((row) => row[axis]);
+    const along = column.reduce((sum, part, i) => sum + part * (mm[i] - rows[i][3]), 0);
+    return Math.round(along / column.reduce((sum, part) => sum + part * part, 0));
+  });
+}
+
 async function showChannel() {
-  if (busy || page === null) return show(wanted);
-  const channel = Number(find("channel").value);
-  const [low, high] = page.windows[channel];
   const before = [...nv.scene.crosshairPos];
   await show(wanted);
   nv.scene.crosshairPos = before;
-  setWindow(low, high);
+  nv.drawScene();
 }
 
 // ---- label maps
@@ -189,14 +197,14 @@ function fillLegend() {
   );
 }
 
-function tellLocation({ values, vox }) {
+function tellLocation({ values, mm }) {
   if (page === null || volumes.image === undefined) return;
   const names = OVERLAYS.filter((overlay) => volumes[overlay]).map((overlay) => {
     const value = values[nv.volumes.indexOf(volumes[overlay])]?.value ?? 0;
     return `${overlay === "reference" ? "reference" : "prediction"}: ${page.legend[value - 1]?.name ?? "–"}`;
   });
   const value = Number(values[0].value.toPrecision(5));
-  find("here").textContent = `voxel ${vox.join(", ")}: ${value}; ${names.join("; ")}`;
+  find("here").textContent = `voxel (x, y, z) ${voxelAt(mm).join(", ")}: ${value}; ${names.join("; ")}`;
 }
 
 // ---- the beginning
