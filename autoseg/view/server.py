@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page")
 NIIVUE = PAGE / "niivue.js"
+NIIVUE_VERSION = "0.69.0"  # viewer/package.json pins the same
+NIIVUE_ARCHIVE = f"https://registry.npmjs.org/@niivue/niivue/-/niivue-{NIIVUE_VERSION}.tgz"
 ADDRESS = "127.0.0.1"
 HOSTS = (ADDRESS, "localhost")
 KEPT_CASES = 2  # in memory: the one that is shown, and the one before or after
@@ -213,8 +215,8 @@ def _script(niivue: Path) -> bytes:
             "the viewer needs NiiVue's script, which does not come with autoseg",
             where=str(niivue),
             found="no such file",
-            hint="in a clone: make viewer (needs npm). Elsewhere: --niivue FILE with dist/niivue.umd.js of the npm "
-            "package @niivue/niivue; docs/how-to/view.md says how to get it without npm",
+            hint="in a clone: make viewer (needs npm). Elsewhere: autoseg view --niivue FILE, which is "
+            f"package/dist/niivue.umd.js in {NIIVUE_ARCHIVE}",
         )
     return niivue.read_bytes()
 

@@ -3,13 +3,14 @@
 import http.client
 import json
 import socket
+from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from autoseg.errors import SettingError
 from autoseg.view.cases import workspace_cases
-from autoseg.view.server import PAGE, Answers, ViewServer
+from autoseg.view.server import NIIVUE_ARCHIVE, NIIVUE_VERSION, PAGE, Answers, ViewServer
 
 SCRIPT = b"// stands for NiiVue"
 
@@ -155,3 +156,11 @@ def test_without_niivue_the_error_says_what_to_do(workspace, tmp_path):
     with pytest.raises(SettingError, match=r"make viewer.*npm.*--niivue FILE") as refusal:
         Answers(workspace_cases(workspace, None, None), tmp_path / "niivue.js")
     assert refusal.value.where == str(tmp_path / "niivue.js")
+
+
+def test_what_is_told_is_what_make_fetches():
+    repository = Path(__file__).parents[3]
+    pinned = json.loads((repository / "viewer" / "package.json").read_text())["dependencies"]["@niivue/niivue"]
+    locked = json.loads((repository / "viewer" / "package-lock.json").read_text())["packages"]
+    assert pinned == locked["node_modules/@niivue/niivue"]["version"] == NIIVUE_VERSION
+    assert NIIVUE_ARCHIVE in (repository / "docs" / "how-to" / "view.md").read_text()
