@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from autoseg import __version__, options
 from autoseg.artifacts.dataset import Repair
@@ -856,6 +857,30 @@ def view(
     if not no_browser:
         webbrowser.open(server.url)
     server.serve()
+
+
+@main.command()
+@click.argument("folder", metavar="[WORKSPACE]", required=False, type=FOLDER)
+@click.option("--comparison", type=EXISTING_FILE, metavar="FILE", help="Show what `autoseg compare` wrote there.")
+@options.workspace
+@options.common
+def report(folder: Path | None, comparison: Path | None, workspace: Path) -> None:
+    """Write one page that tells all about WORKSPACE (or -w): report/index.html in it.
+
+    Scores with intervals, worst cases with pictures, training curves, the dataset, the plan and its reasons, versions,
+    hashes and commands. The page is a single file that loads nothing and runs nothing; what is missing or stale is said.
+    """
+    from datetime import datetime
+
+    from autoseg.report import stage
+
+    given = click.get_current_context().get_parameter_source("workspace") is ParameterSource.COMMANDLINE
+    if folder is not None and given:
+        message = "name the workspace once: as WORKSPACE or with -w"
+        raise click.UsageError(message)
+    made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z")
+    path = stage.run(Workspace(folder or workspace), made=made, comparison=comparison)
+    click.echo(f"-> {path}")
 
 
 @main.command()

@@ -156,6 +156,11 @@ class Workspace:
         return self.root / "selection.json"
 
     @property
+    def report(self) -> Path:
+        """The page that tells all about the workspace."""
+        return self.root / "report" / "index.html"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that plans."""
         return self.root / ".autoseg.lock"

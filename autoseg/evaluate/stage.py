@@ -139,9 +139,7 @@ def run(
     found = _foreground(labels) if labels is not None else _find_labels(executor, reference)
     ignore = ignored(labels) if labels is not None else None
     tolerances = _tolerances(tolerance_mm, found)
-    hashes = {"predicted": _hash_files(predicted, names), "reference": _hash_files(reference, names)}
-    if repair is not None:
-        hashes["reference"] = digest(hashes["reference"], repair)
+    hashes = hash_both(predicted, reference, repair)
     fresh = _read_fresh(out, names, found, ignore, tolerances, lesion_iou, hashes)
     if fresh is not None:
         return fresh
@@ -364,6 +362,21 @@ def _tolerances(tolerance_mm: float | Mapping[str, float], labels: Mapping[str, 
             hint="state one for each label in mm, or a single one for all",
         )
     return {name: float(tolerance_mm[name]) for name in labels}
+
+
+def hash_both(predicted: Mapping[str, Path], reference: Mapping[str, Path], repair: Repair | None) -> dict[str, str]:
+    """Hashes of what is scored, as `Evaluation` keeps them.
+
+    Raises
+    ------
+    DatasetError
+        A file can't be read.
+    """
+    names = sorted(reference)
+    hashes = {"predicted": _hash_files(predicted, names), "reference": _hash_files(reference, names)}
+    if repair is not None:
+        hashes["reference"] = digest(hashes["reference"], repair)
+    return hashes
 
 
 def _hash_files(files: Mapping[str, Path], names: list[str]) -> str:

@@ -60,10 +60,37 @@ def draw_slice(
     for name, mask in masks.items():
         tint[mask] = (*to_rgb(colours[name]), 0.3)
     panel.imshow(tint, interpolation="nearest", aspect=aspect)
+    outline(panel, label_yx, labels)
+
+
+def outline(
+    panel: Axes,
+    label_yx: NDArray[np.integer],
+    labels: Mapping[str, int | tuple[int, ...]],
+    *,
+    style: str = "solid",
+    width: float = 1.3,
+) -> None:
+    """The edges of labels over a slice that is drawn already.
+
+    Parameters
+    ----------
+    panel : Axes
+    label_yx : ndarray of int, shape (Y, X)
+    labels : mapping of str to int or tuple of int
+        As `draw_slice` takes them.
+    style : str
+        Matplotlib's name of a line style.
+    width : float
+        In points.
+    """
+    colours = colours_of(labels)
     # Padding closes the outlines at the picture's edge and shifts them by one voxel.
-    height, width = label_yx.shape
-    places = np.arange(-1, width + 1), np.arange(-1, height + 1)
-    for name, mask in masks.items():
+    rows, columns = label_yx.shape
+    places = np.arange(-1, columns + 1), np.arange(-1, rows + 1)
+    for name, value in labels.items():
+        mask = np.isin(label_yx, values_of(value))
         if mask.any():
-            panel.contour(*places, np.pad(mask, 1), levels=[0.5], colors=[colours[name]], linewidths=1.3)
-    panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+            padded = np.pad(mask, 1)
+            panel.contour(*places, padded, levels=[0.5], colors=[colours[name]], linewidths=width, linestyles=style)
+    panel.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))

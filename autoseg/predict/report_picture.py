@@ -77,7 +77,7 @@ def draw_report(
         caption = _some(names) if num_slices == 1 else f"slice {z}: {_some(names)}"
         panel.set_title(caption, color=FOREGROUND, fontsize=9, parse_math=False)
         if sides is not None:
-            _write_sides(panel, sides)
+            write_sides(panel, sides)
     _write_legend(figure, labels, report, columns)
     if num_slices > 1:
         numbers = f"slices count from 0 to {num_slices - 1}"
@@ -174,7 +174,8 @@ def _write_legend(
         entry.set(text=words(name, report.labels[name], unit), parse_math=False)
 
 
-def _write_sides(panel: Axes, sides: tuple[str, str, str, str]) -> None:
+def write_sides(panel: Axes, sides: tuple[str, str, str, str]) -> None:
+    """Write at the edges of a slice where they lie in the body, as `upright` gives it."""
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
     alignments = (("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom"))
     for letter, (x, y), (ha, va) in zip(sides, places, alignments, strict=True):

@@ -14,23 +14,11 @@ from typing import Any
 from tqdm import tqdm
 
 from autoseg.artifacts.base import atomic_path
+from autoseg.artifacts.metrics import read_metrics
 from autoseg.errors import ArtifactError
 from autoseg.train.loop import EpochReport
 
 log = logging.getLogger(__name__)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Records of metrics.jsonl; a line cut short by a kill is left out."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
 
 
 def rewind_metrics(path: Path, epochs: int) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from autoseg import __version__
 from autoseg.artifacts.base import write
+from autoseg.artifacts.metrics import read_metrics
 from autoseg.artifacts.model import StepPeak, TrainedModel
 from autoseg.artifacts.plan import Training
 from autoseg.artifacts.preprocessed import PreprocessedCase
@@ -38,7 +39,7 @@ from autoseg.train.earlier import (
     teaching_of,
     with_todays_prediction,
 )
-from autoseg.train.journal import Board, ProgressBar, append_metrics, draw_progress, read_metrics, rewind_metrics
+from autoseg.train.journal import Board, ProgressBar, append_metrics, draw_progress, rewind_metrics
 from autoseg.train.loading import Batches
 from autoseg.train.loop import Course, EpochReport, progress_of, train
 from autoseg.train.losses import level_weights

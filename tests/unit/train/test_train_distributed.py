@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from autoseg.artifacts.base import read, write
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.metrics import read_metrics
 from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.plan import Plan, Training
 from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
@@ -38,7 +39,6 @@ from autoseg.train.distributed import (
     launched,
     with_shared_statistics,
 )
-from autoseg.train.journal import read_metrics
 from autoseg.train.sampling import TrainingCase
 
 CPU = torch.device("cpu")
