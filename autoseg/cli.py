@@ -868,7 +868,8 @@ def report(folder: Path | None, comparison: Path | None, workspace: Path) -> Non
     """Write one page that tells all about WORKSPACE (or -w): report/index.html in it.
 
     Scores with intervals, worst cases with pictures, training curves, the dataset, the plan and its reasons, versions,
-    hashes and commands. The page is a single file that loads nothing and runs nothing; what is missing or stale is said.
+    hashes and commands. The page is a single file that loads nothing and runs nothing; it says what is missing or
+    stale.
     """
     from datetime import datetime
 

@@ -130,7 +130,7 @@ def table(
     )
     inside = element(
         "table",
-        element("caption", caption),
+        element("caption", element("span", caption)),
         element("thead", columns),
         element("tbody", *lines),
         id=name,

@@ -2,13 +2,15 @@
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from autoseg.artifacts.dataset import Dataset
 from autoseg.artifacts.model import TrainedModel
 from autoseg.report.found import Found
 from autoseg.report.html import Element, Node, element, facts, paragraph, section, table
-from autoseg.report.words import listed
+from autoseg.report.words import listed, several
+
+LONGEST_LINE = 100
 
 
 def origin(found: Found, versions: Mapping[str, str], made: str) -> Element:
@@ -24,9 +26,9 @@ def origin(found: Found, versions: Mapping[str, str], made: str) -> Element:
     """
     trained_by = sorted({_software(each) for each in found.manifests})
     here = listed((f"{name} {number}" for name, number in versions.items()), 30)
-    told: list[tuple[str, Node]] = [("Page made", made), ("Here", here)]
+    told: list[tuple[str, Node]] = [("Page made", made), ("Versions here", here)]
     if trained_by:
-        told.append(("Trained with", listed(trained_by)))
+        told.append(("Trained with", "; ".join(trained_by)))
     parts: list[Node] = [facts(told), element("h3", "Commands"), *_commands(found)]
     hashes = list(_hashes(found))
     if hashes:
@@ -46,7 +48,22 @@ def commands(found: Found) -> list[str]:
     if found.selection is not None:
         lines.append(["autoseg", "select", "-w", found.root])
     lines.append(["autoseg", "report", found.root])
-    return [shlex.join(line) for line in lines]
+    return [_folded(line) for line in lines]
+
+
+def _folded(words: Sequence[str]) -> str:
+    """A command as one line, or as several where it is long: each option then begins one."""
+    line = shlex.join(words)
+    if len(line) <= LONGEST_LINE:
+        return line
+    first = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
+    lines = [shlex.join(words[:first])]
+    for word in words[first:]:
+        if word.startswith("-"):
+            lines.append(shlex.quote(word))
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return " \\\n    ".join(lines)
 
 
 def _plan(found: Found, dataset: Dataset) -> list[str]:
@@ -84,7 +101,11 @@ def _commands(found: Found) -> Iterator[Node]:
 
 
 def _software(manifest: TrainedModel) -> str:
-    threads = "" if manifest.num_threads is None or manifest.device != "cpu" else f", {manifest.num_threads} threads"
+    threads = (
+        ""
+        if manifest.num_threads is None or manifest.device != "cpu"
+        else f", {several(manifest.num_threads, 'thread')}"
+    )
     return f"autoseg {manifest.autoseg_version}, torch {manifest.torch_version} on {manifest.device}{threads}"
 
 

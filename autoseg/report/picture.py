@@ -55,7 +55,7 @@ def draw_case(
     height = PANEL_INCHES * min(max(image_yx.shape[0] * aspect / image_yx.shape[1], 0.5), 1.6)
     size = (2 * PANEL_INCHES + 0.05, height)
     figure = Figure(figsize=size, facecolor=BACKGROUND, dpi=DPI)
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     plain, outlined = figure.subplots(1, 2)
     for panel in (plain, outlined):
         draw_slice(panel, image_yx, None, labels, window, aspect)
@@ -66,7 +66,7 @@ def draw_case(
     figure.subplots_adjust(left=0, right=1, top=1, bottom=0, wspace=0.02)
     stream = BytesIO()
     figure.savefig(stream, format="png")
-    width_px, height_px = (int(edge * DPI) for edge in size)
+    width_px, height_px = canvas.get_width_height()
     place = f"Slice {z} of 0 to {len(image_zyx) - 1}" if len(image_zyx) > 1 else "The picture"
     words = f"{place}; {differing(reference_zyx[z], predicted_zyx[z], labels)}"
     return Picture(stream.getvalue(), width_px, height_px, words, colours_of(labels))

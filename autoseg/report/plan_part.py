@@ -27,9 +27,9 @@ class Chapter:
 
     @property
     def outcome(self) -> str:
-        """What was chosen, in a line; empty where the chapter says nothing of it."""
+        """What was chosen, in a row; empty where the chapter says nothing of it."""
         after = self.blocks[self.blocks.index(CHOSE) + 1 :] if CHOSE in self.blocks else ()
-        return after[0][0] if after and isinstance(after[0], tuple) and after[0] else ""
+        return "; ".join(after[0]) if after and isinstance(after[0], tuple) else ""
 
 
 def planned(found: Found) -> Element:

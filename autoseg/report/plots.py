@@ -22,6 +22,7 @@ class Line:
     Attributes
     ----------
     name : str
+        In the legend; empty: it has no line there.
     points : sequence of (x, y)
         Those whose y is None or not finite are left out.
     colour : int
@@ -112,6 +113,7 @@ def line_chart(
                 line.name,
             )
             for line in lines
+            if line.name
         ),
         class_="legend",
     )

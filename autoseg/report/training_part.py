@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from autoseg.artifacts.distillation import Distillation
 from autoseg.artifacts.model import TrainedModel
 from autoseg.report.found import Found, FoundFold
 from autoseg.report.html import Element, Node, element, number, paragraph, section, table
@@ -20,12 +21,26 @@ def training(found: Found) -> Element:
     parts: list[Node] = []
     for place, name in enumerate(order):
         block = _configuration(name, found.folds[name], f"training-{place}")
+        if name in found.distillations:
+            block.insert(0, _student(found.distillations[name]))
         if place == 0:
             parts += [element("h3", name), *block]
         else:
             count = several(len(found.folds[name]), "fold")
             parts.append(element("details", element("summary", f"{name}: {count}"), *block))
     return section("Training", "training", *parts)
+
+
+def _student(result: Distillation) -> Element:
+    """How a student compares with the folds that it imitates."""
+    teacher, student = (
+        ("no" if each.dice is None else f"{each.dice:.3f}") for each in (result.teacher, result.student)
+    )
+    known = "took no part in training" if result.unseen else "both were trained on, so Dice is too good"
+    return paragraph(
+        f"It imitates other folds: Dice {student} against {teacher}, {result.speed_ratio:.1f} times as fast, on "
+        f"{several(len(result.cases), 'case')} that {known}."
+    )
 
 
 def _configuration(name: str, folds: Sequence[FoundFold], id_: str) -> list[Node]:
@@ -76,16 +91,16 @@ def _line(fold: FoundFold, manifest: TrainedModel) -> list[Node]:
 
 def _losses(name: str, folds: Sequence[FoundFold], id_: str) -> Element:
     curves = [
-        Line(f"fold {fold.number}, {what}", _points(fold.metrics, key), place, dashed)
+        Line("" if dashed else f"fold {fold.number}", _points(fold.metrics, key), place, dashed)
         for place, fold in enumerate(folds)
-        for what, key, dashed in (("training", "train_loss", False), ("validation patches", "validation_loss", True))
+        for key, dashed in (("train_loss", False), ("validation_loss", True))
         if fold.metrics
     ]
     lasts = _lasts(folds, "train_loss")
     return line_chart(
         curves,
         name=f"{id_}-loss",
-        title="Loss",
+        title="Loss: training solid, validation patches dashed",
         description=f"Training loss (solid) and loss of validation patches (dashed) of {name}, over epochs. "
         f"Training loss at the end: {lasts}.",
         x_label="epoch",
@@ -96,16 +111,17 @@ def _dice(name: str, folds: Sequence[FoundFold], id_: str) -> Element:
     curves = []
     for place, fold in enumerate(folds):
         if fold.metrics:
-            curves.append(Line(f"fold {fold.number}, patches", _points(fold.metrics, "patch_dice"), place))
+            curves.append(Line(f"fold {fold.number}", _points(fold.metrics, "patch_dice"), place))
             whole = [(x, y) for x, y in _points(fold.metrics, "whole_case_dice") if y is not None]
             if whole:
-                curves.append(Line(f"fold {fold.number}, whole cases", whole, place, dashed=True, marked=True))
+                curves.append(Line("", whole, place, dashed=True, marked=True))
+    any_whole = any(line.marked for line in curves)
     values = [y for line in curves for _, y in line.points if y is not None]
     lasts = _lasts(folds, "patch_dice")
     return line_chart(
         curves,
         name=f"{id_}-dice",
-        title="Dice while training",
+        title=f"Dice of validation patches{', of a few whole cases dashed' if any_whole else ''}",
         description=f"Dice of validation patches of {name}, over epochs. At the end: {lasts}. Patches are drawn at "
         "random and count as one volume, so this is not the Dice of cases.",
         x_label="epoch",

@@ -79,7 +79,7 @@ def _configuration(name: str, evaluations: Mapping[int, Evaluation], found: Foun
     parts: list[Node] = [
         table(
             f"{name}, {folds}: means over {several(len(cases), 'case')}{tolerance if tolerances else ''}",
-            ["Label", "Cases", "Absent", "Missed", "False alarms", *(title(metric, first.unit) for metric in metrics)],
+            ["Label", *(title(metric, first.unit) for metric in metrics), "Cases"],
             [_line(line, metrics) for line in lines],
             name=name_of_table,
             class_="scores",
@@ -100,12 +100,23 @@ def _configuration(name: str, evaluations: Mapping[int, Evaluation], found: Foun
 
 def _line(line: Row, metrics: list[str]) -> list[Node]:
     """The cells of one label."""
-    counts = (line.n_cases, line.n_absent, line.n_missed, line.n_false_alarms)
     return [
         line.label if line.label is not None else element("em", ALL),
-        *(str(count) for count in counts),
         *(_cell(line.estimates[metric], digits(metric)) for metric in metrics),
+        _counts(line),
     ]
+
+
+def _counts(line: Row) -> Node:
+    """How many cases, and in how many of them a mask is empty."""
+    found = {"absent": line.n_absent, "missed": line.n_missed, "false alarms": line.n_false_alarms}
+    parts = [
+        part
+        for name, count in found.items()
+        for part in (element("data", str(count), value=str(count)), f" {name}", ", ")
+    ]
+    cases = element("data", f"{line.n_cases:,}", value=str(line.n_cases))
+    return element("span", cases, element("small", *parts[:-1]), class_="estimate counts")
 
 
 def _cell(estimate: Estimate | None, places: int) -> Node:
