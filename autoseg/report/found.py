@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from autoseg.artifacts.comparison import Comparison
@@ -86,9 +87,16 @@ class Found:
             }
             for name, folds in self.folds.items()
         }
-        preferred = (*(self.selection.configurations if self.selection else ()), *PREFERRED)
         there = [name for name, evaluations in scored.items() if evaluations]
-        order = sorted(there, key=lambda name: preferred.index(name) if name in preferred else len(preferred))
+        selected = self.selection.configurations if self.selection else ()
+
+        def place(name: str) -> tuple[bool, int, float]:
+            """What is selected first, then what is preferred; of several the better one."""
+            preferred = PREFERRED.index(name) if name in PREFERRED else len(PREFERRED)
+            dice = [each.summary.mean.dice or 0.0 for each in scored[name].values()]
+            return name not in selected, 0 if name in selected else preferred, -fmean(dice)
+
+        order = sorted(there, key=place)
         return {name: scored[name] for name in order}
 
     @property

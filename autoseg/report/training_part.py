@@ -75,7 +75,7 @@ def _line(fold: FoundFold, manifest: TrainedModel) -> list[Node]:
     cases = "–" if manifest.cases is None else f"{len(manifest.cases.training)} + {len(manifest.cases.validation)}"
     done = manifest.finished
     return [
-        f"fold {fold.number}",
+        f"fold\N{NO-BREAK SPACE}{fold.number}",
         str(manifest.epochs if done else len(fold.metrics)),
         f"{manifest.iterations:,}" if done else f"{last.get('iterations', 0):,}",
         duration(manifest.training_seconds if done else last.get("seconds", 0)),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from autoseg.artifacts.evaluation import METRICS, Evaluation
+from autoseg.artifacts.selection import Selection
 from autoseg.report.found import Found, alike
 from autoseg.report.html import Element, Node, element, items, number, paragraph, section, table
 from autoseg.report.plots import Strip, strip_chart
@@ -29,13 +30,19 @@ def verdict(found: Found) -> Element:
         f"its mean over {several(len(labels), 'label')}. Configuration {name}, {which}{of}."
     ]
     if found.selection is not None:
-        lines.append(f"Selected for new images: {found.selection.words}.")
+        lines.append(f"Selected for new images: {found.selection.words}{_judged(found.selection)}.")
     if of:
         lines.append("Folds that are missing would add cases, and may change the mean.")
     big = [element("span", "Mean Dice", class_="what"), element("strong", _plain(dice, "dice"), id="mean-dice")]
     if dice is not None and dice.low is not None:
         big.append(element("span", f"95 % interval {_span(dice, 3)}", class_="interval"))
     return element("div", element("p", *big, class_="figure"), *map(paragraph, lines), class_="verdict")
+
+
+def _judged(selection: Selection) -> str:
+    """What the selected way reached, where it was judged."""
+    judged = next((each for each in selection.candidates if each.words == selection.way.words), None)
+    return "" if judged is None else f"; mean Dice before post-processing {judged.mean_dice:.3f}, see Selection"
 
 
 def cross_validation(found: Found) -> Element:
@@ -109,14 +116,14 @@ def _line(line: Row, metrics: list[str]) -> list[Node]:
 
 def _counts(line: Row) -> Node:
     """How many cases, and in how many of them a mask is empty."""
-    found = {"absent": line.n_absent, "missed": line.n_missed, "false alarms": line.n_false_alarms}
-    parts = [
-        part
-        for name, count in found.items()
-        for part in (element("data", str(count), value=str(count)), f" {name}", ", ")
-    ]
+    found = {"missed": line.n_missed, "false alarms": line.n_false_alarms, "absent": line.n_absent}
     cases = element("data", f"{line.n_cases:,}", value=str(line.n_cases))
-    return element("span", cases, element("small", *parts[:-1]), class_="estimate counts")
+    parts = (
+        element("small", element("data", str(count), value=str(count)), f" {name}")
+        for name, count in found.items()
+        if count or name != "absent"
+    )
+    return element("span", cases, *parts, class_="estimate counts")
 
 
 def _cell(estimate: Estimate | None, places: int) -> Node:
@@ -132,7 +139,7 @@ def _per_fold(evaluations: Mapping[int, Evaluation], name: str) -> Element:
     labels = list(next(iter(evaluations.values())).labels)
     lines: list[list[Node]] = [
         [
-            f"fold {fold}",
+            f"fold\N{NO-BREAK SPACE}{fold}",
             number(each.summary.mean.dice),
             *(number(each.summary.labels[label].dice) for label in labels),
             str(len(each.cases)),

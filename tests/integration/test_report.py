@@ -66,7 +66,10 @@ def test_the_table_says_what_evaluation_json_says(opened, reported):
         assert float(shown.get_attribute("value")) == pytest.approx(sum(known) / len(known))
         assert shown.inner_text() == f"{sum(known) / len(known):.3f}"
         counts = [int(each.get_attribute("value")) for each in line.locator(".counts data").all()]
-        assert counts[0] == len(cases)
+        summaries = [evaluation.summary.labels.get(name) for evaluation in evaluations]
+        if all(summaries):
+            missed, alarms = (sum(getattr(each, key) for each in summaries) for key in ("n_missed", "n_false_alarms"))
+            assert counts[:3] == [len(cases), missed, alarms]
     assert tab.locator("#mean-dice").inner_text() == lines.first.locator("td data").first.inner_text()
 
 

@@ -209,8 +209,9 @@ def test_a_selection_of_other_weights_is_said(whole):
     )
     told = list(notes(replace(whole, selection=selection)))
     assert told == ["selection.json: 3d_fullres, fold 1: trained anew since the choice was made"]
-    assert "Selected for new images: 3d_fullres, argmax; no post-processing." in written(
-        replace(whole, selection=selection)
+    assert (
+        "Selected for new images: 3d_fullres, argmax; no post-processing; mean Dice before post-processing 0.600"
+        in written(replace(whole, selection=selection))
     )
 
 
