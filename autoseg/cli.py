@@ -58,6 +58,7 @@ def main() -> None:
       autoseg predict IN OUT -w W    segment new volumes
       autoseg compare A B            paired statistics of two results
       autoseg baselines              published figures to compare with
+      autoseg report W               all of it on one page
     """  # noqa: D301 - click wants the character itself
 
 
