@@ -18,7 +18,9 @@ def dataset(found: Found) -> Element:
     """The part."""
     fingerprint = found.fingerprint
     if fingerprint is None:
-        return section("Dataset", "dataset", paragraph("The dataset is not measured: there is no fingerprint.json."))
+        return section(
+            "Dataset", "dataset", paragraph("No measurements to show: there is no fingerprint.json that can be read.")
+        )
     parts: list[Node] = [facts(_facts(found, fingerprint))]
     plots = [_spacings(fingerprint), _shapes(fingerprint), *_volumes(fingerprint), _intensities(fingerprint)]
     parts.append(element("div", *plots, class_="plots"))

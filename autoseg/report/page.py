@@ -41,9 +41,10 @@ def whole_page(
     made : str
         Date of the page.
     """
+    unit = next((each.unit for scored in found.validations.values() for each in scored.values()), "mm")
     sections = [
         cross_validation(found),
-        worst_cases(worst, pictures, num_scored),
+        worst_cases(worst, pictures, num_scored, unit),
         training(found),
         dataset(found),
         planned(found),

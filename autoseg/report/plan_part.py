@@ -35,7 +35,7 @@ class Chapter:
 def planned(found: Found) -> Element:
     """The part."""
     if found.plan is None:
-        return section("Plan", "plan", paragraph("Nothing is planned: there is no plan.json."))
+        return section("Plan", "plan", paragraph("No plan to show: there is no plan.json that can be read."))
     parts: list[Node] = [_configurations(found.plan), facts(_training(found.plan))]
     if found.explanation is None:
         parts.append(paragraph("plan.md, which says why, is not there; autoseg plan writes it again."))

@@ -66,7 +66,7 @@ def _configuration(name: str, folds: Sequence[FoundFold], id_: str) -> list[Node
     settings = dict.fromkeys(setting for fold in folds if fold.manifest for setting in fold.manifest.settings)
     if settings:
         codes = [part for setting in settings for part in (element("code", setting), ", ")]
-        told.append(paragraph("Other than plan.json says: ", *codes[:-1], class_="small"))
+        told.append(paragraph("Set otherwise than plan.json has it: ", *codes[:-1], class_="small"))
     return told or [paragraph("Its manifest can't be read.")]
 
 

@@ -33,7 +33,7 @@ class Picture:
 
 
 def worst_cases(
-    cases: Sequence[tuple[ScoredCase, float]], pictures: Mapping[str, Picture | str], count: int
+    cases: Sequence[tuple[ScoredCase, float]], pictures: Mapping[str, Picture | str], count: int, unit: str
 ) -> Element:
     """The part.
 
@@ -45,6 +45,8 @@ def worst_cases(
         By case; text is why there is none.
     count : int
         Of all scored cases.
+    unit : str
+        Of distances.
     """
     if not cases:
         return section("Worst cases", "worst", paragraph("There are no scored cases to look at."))
@@ -53,17 +55,17 @@ def worst_cases(
         "and reference differ most. Left: the image. Right: the reference as a solid line, the prediction dashed, in "
         "the label's colour. Look for a pattern: a scanner, a pathology, a reference that is wrong."
     )
-    cards = (_card(case, dice, pictures.get(case.name, "no picture was made")) for case, dice in cases)
+    cards = (_card(case, dice, pictures.get(case.name, "no picture was made"), unit) for case, dice in cases)
     return section("Worst cases", "worst", told, element("div", *cards, class_="cards"))
 
 
-def _card(case: ScoredCase, dice: float, picture: Picture | str) -> Element:
+def _card(case: ScoredCase, dice: float, picture: Picture | str, unit: str) -> Element:
     head = element("h3", case.name)
     overall = element("p", "Dice ", number(dice), f", fold {case.fold}", class_="overall")
     colours = {} if isinstance(picture, str) else picture.colours
     lines = element(
         "ul",
-        *(element("li", *_key(colours.get(name)), *_scores(name, each)) for name, each in case.scores.items()),
+        *(element("li", *_key(colours.get(name)), *_scores(name, each, unit)) for name, each in case.scores.items()),
         class_="per-label",
     )
     if isinstance(picture, str):
@@ -85,14 +87,14 @@ def _key(colour: str | None) -> list[Element]:
     return [] if colour is None else [element("span", class_="patch", style=f"background:{colour}")]
 
 
-def _scores(name: str, scores: LabelScores) -> list[Element | str]:
+def _scores(name: str, scores: LabelScores, unit: str) -> list[Element | str]:
     if scores.n_reference_voxels == 0:
         return [f"{name}: rightly absent" if scores.n_predicted_voxels == 0 else f"{name}: false alarm"]
     if scores.n_predicted_voxels == 0:
         return [f"{name}: missed"]
     parts: list[Element | str] = [f"{name}: Dice ", number(scores.dice)]
     if scores.hd95_mm is not None:
-        parts += [", HD95 ", number(scores.hd95_mm, 1)]
+        parts += [", HD95 ", number(scores.hd95_mm, 1), f" {unit}"]
     return [*parts, f"; {_change(scores)}"]
 
 

@@ -18,6 +18,7 @@ from autoseg.artifacts.augmentation import Augmentation
 from autoseg.artifacts.base import read, write
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.metrics import read_metrics
 from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.plan import Prediction, Training
 from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
@@ -34,7 +35,7 @@ from autoseg.train import loop, setup, stage, state
 from autoseg.train.augment import Augmented
 from autoseg.train.distributed import Ranks
 from autoseg.train.earlier import find_begun, inputs_of
-from autoseg.train.journal import ProgressBar, read_metrics, rewind_metrics
+from autoseg.train.journal import ProgressBar, rewind_metrics
 from autoseg.train.loading import Batches, BatchRecipe, make_batch
 from autoseg.train.loop import Course, step_loss, train, train_step
 from autoseg.train.losses import Objective

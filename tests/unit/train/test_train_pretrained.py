@@ -12,6 +12,7 @@ from autoseg.artifacts.base import read, write
 from autoseg.artifacts.bundle import write_bundle
 from autoseg.artifacts.dataset import Naming
 from autoseg.artifacts.geometry import Geometry
+from autoseg.artifacts.metrics import read_metrics
 from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.plan import Training
 from autoseg.artifacts.preprocessed import Placement, PreprocessedCase
@@ -36,7 +37,6 @@ from autoseg.train.carry_over import (
     sums,
     table,
 )
-from autoseg.train.journal import read_metrics
 from autoseg.train.pretrained import begin, find_pretrained, recorded_in
 from autoseg.train.sampling import TrainingCase
 
