@@ -20,7 +20,7 @@ from autoseg.report.worst_part import Picture, worst_cases
 def whole_page(
     found: Found,
     worst: Sequence[tuple[ScoredCase, float]],
-    pictures: Mapping[str, Picture | str],
+    pictures: Mapping[tuple[str, int], Picture | str],
     *,
     num_scored: int,
     versions: Mapping[str, str],
@@ -33,8 +33,8 @@ def whole_page(
     found : Found
     worst : sequence of (ScoredCase, float)
         The cases to be shown, with their mean Dice.
-    pictures : mapping of str to Picture or str
-        Of these cases, by name; text is why there is none.
+    pictures : mapping of (str, int) to Picture or str
+        Of these cases, by name and fold; text is why there is none.
     num_scored : int
         Of all scored cases.
     versions : mapping of str to str

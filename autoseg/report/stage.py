@@ -71,13 +71,13 @@ def run(workspace: Workspace, *, made: str, comparison: Path | None = None) -> P
     found = find(workspace, comparison)
     validations = found.validations
     cases: tuple[ScoredCase, ...] = ()
-    pictures: dict[str, Picture | str] = {}
+    pictures: dict[tuple[str, int], Picture | str] = {}
     if validations:
         name, evaluations = next(iter(validations.items()))
         cases = pooled(alike(evaluations))
         for case, _ in worst(cases, NUM_WORST):
             folder = workspace.fold(name, case.fold)
-            pictures[case.name] = _picture(case, evaluations[case.fold], folder, found.dataset)
+            pictures[case.name, case.fold] = _picture(case, evaluations[case.fold], folder, found.dataset)
     text = whole_page(found, worst(cases, NUM_WORST), pictures, num_scored=len(cases), versions=_versions(), made=made)
     with atomic_path(workspace.report) as temporary:
         # Names of files may hold bytes that are no text.

@@ -33,7 +33,7 @@ class Picture:
 
 
 def worst_cases(
-    cases: Sequence[tuple[ScoredCase, float]], pictures: Mapping[str, Picture | str], count: int, unit: str
+    cases: Sequence[tuple[ScoredCase, float]], pictures: Mapping[tuple[str, int], Picture | str], count: int, unit: str
 ) -> Element:
     """The part.
 
@@ -41,8 +41,8 @@ def worst_cases(
     ----------
     cases : sequence of (ScoredCase, float)
         Lowest mean Dice first.
-    pictures : mapping of str to Picture or str
-        By case; text is why there is none.
+    pictures : mapping of (str, int) to Picture or str
+        By case and fold; text is why there is none.
     count : int
         Of all scored cases.
     unit : str
@@ -55,7 +55,9 @@ def worst_cases(
         "and reference differ most. Left: the image. Right: the reference as a solid line, the prediction dashed, in "
         "the label's colour. Look for a pattern: a scanner, a pathology, a reference that is wrong."
     )
-    cards = (_card(case, dice, pictures.get(case.name, "no picture was made"), unit) for case, dice in cases)
+    cards = (
+        _card(case, dice, pictures.get((case.name, case.fold), "no picture was made"), unit) for case, dice in cases
+    )
     return section("Worst cases", "worst", told, element("div", *cards, class_="cards"))
 
 

@@ -157,7 +157,7 @@ def test_hostile_names_are_text_everywhere(build_plan, build_dataset, build_fing
         folds={"3d_fullres": (fold,), HOSTILE: (fold,)},
         notes=(HOSTILE,),
     )
-    page = written(found, {HOSTILE: Picture(b"x", 1, 1, HOSTILE, {HOSTILE: "#ffffff"}), "b": HOSTILE})
+    page = written(found, {(HOSTILE, 0): Picture(b"x", 1, 1, HOSTILE, {HOSTILE: "#ffffff"}), ("b", 0): HOSTILE})
     assert "<img src=x" not in page
     assert page.count("&lt;img src=x") > 20
     # The one picture is ours.
