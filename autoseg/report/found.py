@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from autoseg.artifacts.comparison import Comparison
+from autoseg.artifacts.comparison import Comparisons
 from autoseg.artifacts.dataset import Dataset
 from autoseg.artifacts.distillation import Distillation
 from autoseg.artifacts.evaluation import Evaluation
@@ -14,6 +14,7 @@ from autoseg.artifacts.model import TrainedModel
 from autoseg.artifacts.plan import PREFERRED, Plan
 from autoseg.artifacts.selection import Selection
 from autoseg.artifacts.splits import Splits
+from autoseg.artifacts.standing import Standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ class Found:
     plan: Plan | None = None
     splits: Splits | None = None
     selection: Selection | None = None
-    comparison: Comparison | None = None
+    comparison: Comparisons | Standing | None = None
     explanation: str | None = None
     folds: Mapping[str, tuple[FoundFold, ...]] = field(default_factory=dict)
     distillations: Mapping[str, Distillation] = field(default_factory=dict)

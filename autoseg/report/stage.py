@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from autoseg import __version__
 from autoseg.artifacts.base import Artifact, atomic_path, read
-from autoseg.artifacts.comparison import Comparison
+from autoseg.artifacts.comparison import Comparisons
 from autoseg.artifacts.dataset import Dataset
 from autoseg.artifacts.distillation import Distillation
 from autoseg.artifacts.evaluation import Evaluation
@@ -22,6 +22,7 @@ from autoseg.artifacts.plan import Plan
 from autoseg.artifacts.prediction import PredictionSet
 from autoseg.artifacts.selection import Selection
 from autoseg.artifacts.splits import Splits
+from autoseg.artifacts.standing import Standing
 from autoseg.errors import ArtifactError, AutosegError
 from autoseg.evaluate.stage import CasePair, hash_both, read_reference
 from autoseg.images.endings import KINDS, file_ending
@@ -112,7 +113,7 @@ def find(workspace: Workspace, comparison: Path | None) -> Found:
             where=str(workspace.root),
             hint="autoseg plan RAW -w DIR makes one",
         )
-    given = None if comparison is None else read(comparison, Comparison)
+    given = None if comparison is None else _compared(comparison)
     folds = {
         name: tuple(_fold(number, folder, optional) for number, folder in folds_in(workspace.models(name)).items())
         for name in workspace.trained_configurations
@@ -237,6 +238,20 @@ def _versions() -> dict[str, str]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _compared(path: Path) -> Comparisons | Standing:
+    """What `autoseg compare` wrote, of results or beside a published figure.
+
+    Raises
+    ------
+    ArtifactError
+        It can't be read, or is something else.
+    """
+    try:
+        return read(path, Standing)
+    except ArtifactError:
+        return read(path, Comparisons)
 
 
 def _text(path: Path) -> str | None:

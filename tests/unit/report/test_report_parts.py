@@ -5,11 +5,12 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from autoseg.artifacts.comparison import Comparison, Interval, PairedResult
+from autoseg.artifacts.comparison import Comparison, Comparisons, Interval, PairedResult
 from autoseg.artifacts.evaluation import METRICS, Evaluation, LabelScores
 from autoseg.artifacts.model import StepStyle, TrainedModel
 from autoseg.artifacts.selection import Candidate, Selection
 from autoseg.artifacts.splits import Fold, Splits
+from autoseg.artifacts.standing import Standing, StandingRow
 from autoseg.evaluate.summary import summarize
 from autoseg.report.baseline_part import baseline_section
 from autoseg.report.found import Found, FoundFold
@@ -238,12 +239,37 @@ def test_a_comparison_is_shown_with_its_verdict():
         labels={"blob": PairedResult(n=0, n_undefined=3, verdict="nothing")},
         only_a=("x",),
         only_b=(),
+        warnings=("other folds",),
         notes=("a note",),
     )
-    part = render(baseline_section(comparison))
-    for text in ("ours", "theirs", "not decidable", "−1.00 to +3.00", "a note", "only in A"):
+    part = render(
+        baseline_section(Comparisons(comparisons=(comparison, msgspec.structs.replace(comparison, b="others"))))
+    )
+    for text in ("ours", "theirs", "others", "not decidable", "−1.00 to +3.00", "other folds", "a note", "only in A"):
         assert text in part
     assert "No comparison was given" in render(baseline_section(None))
+
+
+def test_a_published_figure_is_shown_with_what_keeps_the_two_apart():
+    row = StandingRow(
+        n=20, mean=0.83, interval=Interval(low=0.82, high=0.84), published=0.89, difference=-0.06, verdict="below it"
+    )
+    standing = Standing(
+        source="ours",
+        baseline="msd/Task04_Hippocampus/nnunet-v2-plain",
+        described="nnU-Net v2",
+        metric="dice",
+        seed=0,
+        num_cases=20,
+        num_patients=20,
+        foreground=None,
+        labels={"blob": row},
+        notes=("not paired",),
+    )
+    part = render(baseline_section(standing))
+    for text in ("ours", "msd/Task04_Hippocampus/nnunet-v2-plain", "82.00 to 84.00", "89.00", "below it", "not paired"):
+        assert text in part
+    assert "mean over labels" not in part
 
 
 def test_commands_are_those_that_trained(whole):
