@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 NIIVUE := autoseg/view/page/niivue.js
 
-.PHONY: install demo viewer viewer-if-npm test test-long lint format bench clean
+.PHONY: install demo viewer viewer-if-npm test test-long lint docs format bench clean
 
 install: $(STAMP)
 
@@ -28,11 +28,16 @@ $(NIIVUE): viewer/package-lock.json viewer/bundle.mjs
 viewer-if-npm:
 	@command -v npm >/dev/null && $(MAKE) --no-print-directory viewer || echo "no NiiVue: tests of the viewer's page are skipped"
 
-lint: $(STAMP)
+lint: $(STAMP) docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Warnings are errors, links that lead nowhere among them. All pages are read each time (-E): what a page that did not change
+# links to may have.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -q -W --keep-going -n -E -d build/docs/doctrees docs build/docs/html
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -50,4 +55,4 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/train_step.py --peer-python $(PEER) --dataset $(DATASET)
 
 clean:
-	rm -rf .venv demo viewer/node_modules $(NIIVUE)* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build demo viewer/node_modules $(NIIVUE)* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -888,10 +888,11 @@ def report(folder: Path | None, comparison: Path | None, workspace: Path) -> Non
 @main.command()
 @click.argument("folder", type=FOLDER, default=Path("demo"))
 @click.option("--minutes", type=Finite(min=0, min_open=True), default=1.5, show_default=True, help="Training time.")
+@click.option("--scans-only", is_flag=True, help="Make the scans and stop, to go the way by hand.")
 @options.device
 @options.jobs
 @options.common
-def demo(folder: Path, minutes: float, device: str, jobs: int | None) -> None:
+def demo(folder: Path, minutes: float, scans_only: bool, device: str, jobs: int | None) -> None:
     """Walk the whole way on a generated dataset, in minutes, without a GPU.
 
     Writes FOLDER (default: demo): raw scans with known truth, a workspace, predictions of unseen scans and
@@ -899,5 +900,5 @@ def demo(folder: Path, minutes: float, device: str, jobs: int | None) -> None:
     """
     from autoseg.demo.walk import walk
 
-    for line in walk(folder, minutes=minutes, device_name=device, jobs=options.count(jobs)):
+    for line in walk(folder, minutes=minutes, device_name=device, jobs=options.count(jobs), scans_only=scans_only):
         click.echo(line)

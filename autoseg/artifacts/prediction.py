@@ -15,7 +15,7 @@ class PredictionSet(Artifact, frozen=True, kw_only=True):
     previous_models : tuple of str
         In a cascade, those of the first stage.
     configuration_name : str
-        Two whose probabilities were averaged are joined by `` + ``.
+        Two whose probabilities were averaged are joined by ``" + "``.
     mirror_axes : tuple of int
         Axes of the patch along which predictions were mirrored and averaged; of the first configuration.
     step : float

@@ -30,7 +30,7 @@ ENDING = ".nii.gz"
 MARK = ".autoseg-demo"
 
 
-def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterator[str]:
+def walk(folder: Path, *, minutes: float, device_name: str, jobs: int, scans_only: bool = False) -> Iterator[str]:
     """Go the whole way below `folder`, telling of each step; earlier results there are thrown away.
 
     Parameters
@@ -40,6 +40,8 @@ def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterat
         For training.
     device_name : str
     jobs : int
+    scans_only : bool
+        Stop when the scans are made.
 
     Yields
     ------
@@ -61,6 +63,8 @@ def walk(folder: Path, *, minutes: float, device_name: str, jobs: int) -> Iterat
         shutil.rmtree(old, ignore_errors=True)
     write_phantoms(raw, num_training=NUM_TRAINING, num_test=NUM_TEST, seed=SEED)
     yield f"1. {NUM_TRAINING} scans with known truth to train on, {NUM_TEST} to test on -> {raw}"
+    if scans_only:
+        return
 
     dataset = find_dataset(raw)
     plan = planning.plan(dataset, workspace, raw=[raw], jobs=jobs)
