@@ -41,9 +41,10 @@ def _add_contents(app: Sphinx, page: str, source: list[str]) -> None:
         return
     sections = re.split(r"^## (.+)$", source[0], flags=re.MULTILINE)[1:]
     for title, text in zip(sections[::2], sections[1::2], strict=True):
-        pages = re.findall(r"^- \[.+?\]\((?!http)(.+?)\.md\)", text, flags=re.MULTILINE)
-        if pages:
-            source[0] += "\n\n```{toctree}\n" + f":hidden:\n:caption: {title}\n\n" + "\n".join(pages) + "\n```\n"
+        links = re.findall(r"^- \[(.+?)\]\((?!http)(.+?)\.md\)", text, flags=re.MULTILINE)
+        if links:
+            pages = "\n".join(f"{name} <{target}>" for name, target in links)
+            source[0] += f"\n\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{pages}\n```\n"
 
 
 def setup(app: Sphinx) -> None:

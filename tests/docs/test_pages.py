@@ -1,5 +1,7 @@
 """The pages of the documentation against the program: documentation can't drift from the command line."""
 
+import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -141,6 +143,15 @@ def test_the_reference_names_every_option(name):
     for option in (parameter for parameter in main.commands[name].params if isinstance(parameter, click.Option)):
         for written in (option.opts, option.secondary_opts):
             assert not written or any(re.search(rf"{re.escape(o)}(?![\w-])", text) for o in written), option.opts
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_in_pages_imports_what_there_is(page):
+    for code in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("autoseg"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
 
 
 @pytest.mark.parametrize("page", OUTSIDE, ids=lambda page: str(page.relative_to(ROOT)))

@@ -21,6 +21,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
 TUTORIALS = ROOT / "docs" / "tutorial"
+# Timing the ways to compute a step would take longer than the training.
+SHORT = "--max-hours 0.001 --set training.precision=bfloat16 --set training.sample_by_sample=true"
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -39,12 +41,11 @@ def shell(tmp_path):
     return folder, os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
-def walk(page: Path, shell, replaced: dict[str, str]) -> str:
+def walk(text: str, shell, replaced: dict[str, str]) -> str:
     """Run a page's blocks; what they printed."""
     folder, environment = shell
-    text = page.read_text(encoding="utf-8")
     for old, new in replaced.items():
-        assert old in text, f"{old} is not in {page.name} any more"
+        assert old in text, f"{old} is not in the page any more"
         text = text.replace(old, new)
     printed, python = "", ""
     for language, code in BLOCK.findall(text):
@@ -59,12 +60,17 @@ def walk(page: Path, shell, replaced: dict[str, str]) -> str:
     return printed
 
 
+def tutorial(name: str) -> str:
+    """A page's text."""
+    return (TUTORIALS / f"{name}.md").read_text(encoding="utf-8")
+
+
 def test_every_tutorial_has_a_test():
     assert {page.stem for page in TUTORIALS.glob("*.md")} == {"first-model", "hippocampus"}
 
 
 def test_first_model_in_seconds(shell):
-    printed = walk(TUTORIALS / "first-model.md", shell, {"--budget-hours 0.02": "--budget-hours 0.002"})
+    printed = walk(tutorial("first-model"), shell, {"--budget-hours 0.02": "--budget-hours 0.002"})
     folder = shell[0]
     assert "16 cases, 0 with a problem" in printed
     assert "gave up width" in printed
@@ -75,22 +81,42 @@ def test_first_model_in_seconds(shell):
 
 @pytest.mark.long
 def test_first_model_as_it_stands(shell):
-    walk(TUTORIALS / "first-model.md", shell, {})
+    walk(tutorial("first-model"), shell, {})
     mean = json.loads((shell[0] / "segmented" / "evaluation.json").read_text())["summary"]["mean"]
     # The page shows 0.957, of a run that had a core to itself.
     assert mean["dice"] > 0.8
 
 
-@pytest.mark.long
-def test_hippocampus_in_minutes(shell):
+@pytest.fixture
+def hippocampus(shell):
+    """What a user of these commands has downloaded: the archive, labels of the scans to predict, a published table."""
     if not SHARED.is_dir():
         pytest.skip("the real cases are not on this machine")
     write_decathlon(SHARED / "data" / "hippocampus", shell[0], num_training=10, num_test=2)
     shutil.copy(SHARED / "baselines" / "msd_nnunet_percase.csv", shell[0] / "published.csv")
-    printed = walk(TUTORIALS / "hippocampus.md", shell, {"--max-hours 0.75": "--max-hours 0.001"})
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("hippocampus")
+def test_hippocampus_in_minutes(shell):
+    # Fold 0 validates other cases of ten than of 260.
+    replaced = {"--max-hours 0.75": SHORT, "hippocampus_017": "hippocampus_004"}
+    printed = walk(tutorial("hippocampus"), shell, replaced)
     assert "10 cases -> hippo/plan.json" in printed
     assert "foreground mean  10" in printed
     assert len(list((shell[0] / "segmented").glob("*.nii.gz"))) == 2
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("hippocampus")
+def test_readme_in_minutes(shell):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    use = readme[readme.index("\n## Use\n") : readme.index("\n## The workspace\n")]
+    replaced = {"--max-hours 1": SHORT, "--budget-hours 1": "--budget-hours 0.001", "0,1": "cpu,cpu"}
+    printed = walk(use, shell, replaced)
+    assert "# Why this plan" in printed
+    assert "foreground mean  10" in printed
+    assert (shell[0] / "hippo_onnx" / "fold_4.onnx").exists()
 
 
 def write_decathlon(source: Path, home: Path, *, num_training: int, num_test: int) -> None:
