@@ -85,8 +85,8 @@ def test_first_model_as_it_stands(shell):
     folder = shell[0]
     steps = json.loads((folder / "first/models/3d_fullres/fold_0/manifest.json").read_text())["iterations"]
     mean = json.loads((folder / "segmented" / "evaluation.json").read_text())["summary"]["mean"]
-    # The page shows 0.957 after 434 steps. A machine with much else to do gets less far in the time.
-    assert mean["dice"] > 0.8 or steps < 250
+    # A machine with much else to do gets less far in the time.
+    assert mean["dice"] > 0.8 or steps < 150
 
 
 @pytest.fixture
