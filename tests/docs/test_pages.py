@@ -128,7 +128,7 @@ def test_a_wrong_command_would_be_noticed(plans):
         ("plan RAW --explian", "explian"),
         ("plan RAW --preset huge", "huge"),
         ("train -w W", "FOLD"),
-        ("compare A B C", "too many"),
+        ("evaluate A B C", "too many"),
         ("train 0 --epochs 0", "0"),
         ("train 0 --set training.epoch=5", "epoch"),
         ("--hlep", "no command or option"),
