@@ -114,7 +114,13 @@ def test_hippocampus_in_minutes(shell):
 def test_readme_in_minutes(shell):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     use = readme[readme.index("\n## Use\n") : readme.index("\n## The workspace\n")]
-    replaced = {"--max-hours 1": SHORT, "--budget-hours 1": "--budget-hours 0.001", "0,1": "cpu,cpu"}
+    # The viewer serves until it is interrupted.
+    replaced = {
+        "autoseg view -w hippo": "true",
+        "--max-hours 1": SHORT,
+        "--budget-hours 1": "--budget-hours 0.001",
+        "0,1": "cpu,cpu",
+    }
     printed = walk(use, shell, replaced)
     assert "# Why this plan" in printed
     assert "foreground mean  10" in printed
