@@ -13,7 +13,7 @@ from autoseg.artifacts.bundle import read_bundle
 from autoseg.artifacts.dataset import Case
 from autoseg.artifacts.geometry import Geometry
 from autoseg.artifacts.labels import foreground
-from autoseg.artifacts.selection import Way
+from autoseg.artifacts.selection import Way, in_words
 from autoseg.artifacts.stamp import case_stamp
 from autoseg.datasets.layouts import group_inputs
 from autoseg.datasets.load import read_input
@@ -95,6 +95,7 @@ class Predictor:
                 names = (self.models[0].manifest.configuration_name,)
                 check_rules(bundle.rules, self.labels, where=f"{model}, rules")
                 self.finish = Selected(Way(configurations=names, decoding=bundle.decoding), bundle.rules)
+                log.info("as %s says: %s", model, in_words(self.finish.way, bundle.rules))
         elif (selection := find_selection(Workspace(model), configuration_name, folds)) is not None:
             self.models = selected_models(Workspace(model), selection, self.device)
             self.finish = Selected(selection.way, selection.rules)

@@ -151,7 +151,10 @@ def select(
     )
     old = read_if_whole(workspace.selection, Selection)
     if old is not None and old.inputs_sha256 == inputs:
-        log.info("%s is up to date; remove it to have it made anew", workspace.selection)
+        log.info(
+            "%s is up to date, and kept with all that was changed in it; remove it to have it made anew",
+            workspace.selection,
+        )
         return old
     for (name, fold), each in validated.items():
         _keep_probabilities(name, fold, each, device)

@@ -35,16 +35,29 @@ def trained_folds(workspace: Workspace, configuration: str | None, folds: Sequen
     Raises
     ------
     SettingError
-        None is trained.
+        None is trained, or one of them is not.
     """
     names = (configuration,) if configuration else PREFERRED
     for name in names:
         trained = [folder for folder in folds_in(workspace.models(name)).values() if folder.weights.exists()]
         if trained:
-            return trained if folds is None else [workspace.fold(name, fold) for fold in folds]
+            return trained if folds is None else [_named(workspace, name, fold, trained) for fold in folds]
     raise SettingError(
         "no fold is trained yet",
         where=str(workspace.root / "models"),
         found=configuration,
         hint=f"autoseg train 0 -w {workspace.root}{f' --configuration {configuration}' if configuration else ''}",
     )
+
+
+def _named(workspace: Workspace, configuration: str, fold: int, trained: Sequence[FoldFolder]) -> FoldFolder:
+    """The fold of that number."""
+    folder = workspace.fold(configuration, fold)
+    if folder.root not in [each.root for each in trained]:
+        raise SettingError(
+            "a fold is not trained",
+            where=str(workspace.models(configuration)),
+            found=f"fold {fold}",
+            allowed=", ".join(each.root.name.removeprefix("fold_") for each in trained),
+        )
+    return folder

@@ -220,9 +220,14 @@ class Selection(Artifact, frozen=True, kw_only=True):
     @property
     def words(self) -> str:
         """For people: what predicts, and what is done with it."""
-        return f"{self.way.words}; {'; '.join(rule.words for rule in self.rules) or 'no post-processing'}"
+        return in_words(self.way, self.rules)
 
     @property
     def way(self) -> Way:
         """Which configurations, and how their probabilities become labels."""
         return Way(configurations=self.configurations, decoding=self.decoding)
+
+
+def in_words(way: Way, rules: Sequence[Rule]) -> str:
+    """What predicts, and what is removed afterwards."""
+    return f"{way.words}; {'; '.join(rule.words for rule in rules) or 'no post-processing'}"

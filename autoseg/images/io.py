@@ -211,7 +211,8 @@ def _explained(file: Path, case: str) -> Iterator[None]:
             "a file can't be read",
             where=f"case {case}, {file}",
             found=_last_line(error),
-            hint="replace the file, or leave the case out: plan --reject does, and check tells of all such cases",
+            hint="replace the file, or leave the case out; in a dataset, check tells of all such cases, and plan "
+            "--reject leaves them out",
         ) from error
 
 
