@@ -16,13 +16,17 @@ from autoseg.view.cases import workspace_cases
 from autoseg.view.server import NIIVUE
 
 MILLISECONDS = 60_000
+# Tests that run in the background of a shell, and all they start, have Ctrl-C ignored.
+INTERRUPTIBLE = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from autoseg.cli import main; main()"
+)
 VIEWPORT = {"width": 860, "height": 560}  # the CPU computes every pixel
 
 
 @contextmanager
 def viewing(*arguments):
     """The address of a running viewer, which is ended by Ctrl-C and may not complain about that."""
-    command = [sys.executable, "-u", "-m", "autoseg", "view", "--no-browser", *map(str, arguments)]
+    command = [sys.executable, "-u", "-c", INTERRUPTIBLE, "view", "--no-browser", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
             line = running.stdout.readline()
@@ -31,7 +35,11 @@ def viewing(*arguments):
             yield found[0]
         finally:
             running.send_signal(signal.SIGINT)
-            _, complaints = running.communicate(timeout=30)
+            try:
+                _, complaints = running.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                raise
     assert (running.returncode, complaints) == (0, "")
 
 
