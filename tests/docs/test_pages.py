@@ -84,7 +84,8 @@ def fault(call: Call, plans: list[Plan]) -> str | None:
 
 def parse(command: click.Command, words: list[str], *, whole: bool) -> list[str]:
     """Let click look at a command without running it; what is set. Raises click's errors."""
-    context = click.Context(command)
+    # A command remembers the first context's words for help.
+    context = click.Context(command, parent=click.Context(main, **main.context_settings))
     given, left, _ = command.make_parser(context).parse_args(words)
     if left:
         raise click.UsageError(f"too many arguments: {left}")

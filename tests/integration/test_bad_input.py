@@ -224,4 +224,5 @@ def test_predicting_what_cant_be_read_leaves_nothing_behind(trained, raw, tmp_pa
 def test_predicting_with_a_fold_that_is_not_trained(trained, raw, tmp_path):
     inputs = [image(raw, "bob", channel) for channel in range(2)]
     told = run("predict", *inputs, tmp_path / "out", "-w", trained, "--folds", "1", "--device", "cpu", fails=True)
-    assert "autoseg train 1" in told
+    assert "found:   fold 1" in told
+    assert "allowed: 0" in told
