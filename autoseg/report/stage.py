@@ -172,10 +172,10 @@ def _changed_files(found: Found, workspace: Workspace) -> Iterator[str]:
                 continue
             changed = [words for words in ("predicted", "reference") if now[words] != evaluation.hashes.get(words)]
             if changed:
-                files = " and ".join(
-                    {"predicted": "predictions", "reference": "references"}[words] for words in changed
-                )
-                yield f"{where}: {files} changed since they were scored"
+                # The hashes hold the rules of scoring, too.
+                both = "predictions and references, or the rules of scoring,"
+                what = both if len(changed) > 1 else {"predicted": "predictions", "reference": "references"}[changed[0]]
+                yield f"{where}: {what} changed since they were scored"
 
 
 def _predictions(folder: FoldFolder) -> dict[str, Path]:
